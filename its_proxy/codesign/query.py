@@ -1,0 +1,83 @@
+"""Chat messages <-> the user's own questions inside them.
+
+A message's content is a string or a list of parts (`{"type": "text", "text": ...}`, images, ...).
+Only text of user messages is ever touched, and only at its two ends.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One user message with text: its place among all messages, its number among user turns, its text."""
+
+    position: int
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What is put before and after a turn's text. The text itself is never in our hands, so it stays verbatim."""
+
+    before: str = ""
+    after: str = ""
+
+    def apply(self, text: str) -> str:
+        # Joined, not formatted or added: a subclass of str may format, or add, as something else than its text.
+        return "".join((self.before, text, self.after))
+
+
+def user_turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
+    """The user messages that hold text, oldest first. Numbers count all user messages, texts or not."""
+    turns = []
+    number = 0
+    for position, message in enumerate(messages):
+        if role_of(message) != "user":
+            continue
+        text = "\n".join(_texts(message.get("content")))
+        if text.strip():
+            turns.append(Turn(position, number, text))
+        number += 1
+    return tuple(turns)
+
+
+def role_of(message: Any) -> Any:
+    """The message's role; None for what is no message, which is passed on for the upstream to refuse."""
+    return message.get("role") if isinstance(message, Mapping) else None
+
+
+def with_rewrites(messages: Sequence[Message], rewrites: Mapping[int, Rewrite]) -> list[Message]:
+    """New messages with `rewrites[position]` applied; every other message is passed on as the same object."""
+    return [
+        {**message, "content": _rewrite_content(message["content"], rewrites[position])}
+        if position in rewrites
+        else message
+        for position, message in enumerate(messages)
+    ]
+
+
+def _texts(content: Any) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        return []
+    return [part["text"] for part in content if _is_text(part)]
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _rewrite_content(content: Any, rewrite: Rewrite) -> Any:
+    if isinstance(content, str):
+        return rewrite.apply(content)
+    places = [place for place, part in enumerate(content) if _is_text(part)]
+    parts = list(content)
+    for place, end in ((places[0], Rewrite(before=rewrite.before)), (places[-1], Rewrite(after=rewrite.after))):
+        parts[place] = {**parts[place], "text": end.apply(parts[place]["text"])}
+    return parts

@@ -1,0 +1,241 @@
+"""One request and one served model -> one immutable plan: what is sent, how often, and how it is decided.
+
+The plan is all that a request can influence, so requests cannot change each other's settings, and
+`explain` shows a plan without carrying it out.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from its_proxy.checkpoint import Checkpoint
+from its_proxy.codesign.errors import NotPermitted, RequestError, StrategyNotApplicable
+from its_proxy.codesign.personas import taxonomy_pool
+from its_proxy.codesign.query import user_turns
+from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
+from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
+from its_proxy.upstreams.base import Upstream
+from its_proxy.voting.answers import AnswerKind
+from its_proxy.voting.expectation import TINY_MAX_TOKENS, expects_answer, is_housekeeping
+
+Mode = Literal["auto", "always", "off"]
+
+
+class HasState(Protocol):
+    """The part of a handshake that a reply reports."""
+
+    @property
+    def state(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRules:
+    """How a model votes: its manifest's advice under the operator's settings. `n` is candidates per query."""
+
+    mode: Mode = "auto"
+    n: int = 8
+    max_n: int = 16
+    stop: str = "exact"
+    min_agreement: float | None = None
+    answer: AnswerKind = "boxed"
+    on_no_answer: Literal["first", "error"] = "first"
+    on_no_consensus: Literal["reply", "error"] = "reply"
+    quorum: float = 0.5
+    deadline_s: float = 600.0
+    sampling: Mapping[str, float] | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A model as it is asked: where it runs, under which name there, and how it was trained."""
+
+    name: str
+    upstream: Upstream
+    served_name: str
+    checkpoint: Checkpoint | None
+    handshake: HasState
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMember:
+    """A member with its rewritten request; `body` lacks only the candidate's seed."""
+
+    member: Member
+    strategy: str | None
+    body: Mapping[str, Any]
+    n: int
+    is_forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
+    `gives_up`: two candidates without an answer end the vote."""
+
+    model: str
+    members: tuple[PlannedMember, ...]
+    rules: VoteRules
+    n: int
+    n_choices: int
+    seed: int
+    sampling: Mapping[str, Any]
+    is_vote: bool
+    starts_with_one: bool
+    gives_up: bool
+
+    @property
+    def is_forced(self) -> bool:
+        return any(planned.is_forced for planned in self.members)
+
+    def member_of(self, index: int) -> PlannedMember:
+        """Candidates go round the members, so that a vote stopped early has heard all of them alike."""
+        return self.members[index % len(self.members)]
+
+
+def make_plan(
+    request: ChatRequest, members: Sequence[Member], rules: VoteRules, rights: frozenset[str], model: str
+) -> Plan:
+    """Raises RequestError, NotPermitted or StrategyNotApplicable for what cannot be served as asked."""
+    rules = _overridden(request, rules)
+    turns = user_turns(request.messages)
+    question = turns[-1].text if turns else ""
+    is_vote = _is_vote(request, rules, question)
+    n = max(rules.n if is_vote else 1, request.n)
+    if n > rules.max_n:
+        raise RequestError(f"n is {n}, and at most {rules.max_n} are allowed here", param="n", code="n_too_large")
+    is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
+    is_explicit = request.its.n is not None or "response_format" in request.body
+    used = members if is_vote else members[:1]
+    return Plan(
+        model=model,
+        members=tuple(_planned(request, m, rules, rights, is_vote, _share(n, k, len(used))) for k, m in enumerate(used)),
+        rules=rules,
+        n=n,
+        n_choices=request.n,
+        seed=_base_seed(request),
+        sampling=_sampling(request, rules, is_vote),
+        is_vote=is_vote,
+        starts_with_one=is_auto and request.n == 1 and not is_explicit and not expects_answer(question),
+        gives_up=is_auto,
+    )
+
+
+def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
+    its = request.its
+    asked = {
+        "mode": its.vote,
+        "n": its.n,
+        "stop": its.stop,
+        "min_agreement": its.min_agreement,
+        "on_no_answer": its.on_no_answer,
+        "on_no_consensus": its.on_no_consensus,
+    }
+    return replace(rules, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
+    if rules.mode == "off" or rules.n == 1:
+        return False
+    if rules.mode == "always":
+        return True
+    cap = client_max_tokens(request.body)
+    is_tiny = cap is not None and cap <= TINY_MAX_TOKENS
+    return not (request.body.get("tools") or is_tiny or is_housekeeping(question))
+
+
+def _base_seed(request: ChatRequest) -> int:
+    seed = client_seed(request.body)
+    return secrets.randbits(31) if seed is None else seed
+
+
+def _share(n: int, position: int, n_members: int) -> int:
+    return len(range(position, n, n_members))
+
+
+def _planned(
+    request: ChatRequest, member: Member, rules: VoteRules, rights: frozenset[str], is_vote: bool, n: int
+) -> PlannedMember:
+    recipe, is_forced = _recipe(request, member, rights)
+    _refuse_own_template(request, recipe, is_forced)
+    body: dict[str, Any] = {
+        key: value for key, value in request.body.items() if key not in ("n", "seed", "stream", "stream_options")
+    }
+    body.update(_sampling(request, rules, is_vote))
+    body.update(_max_tokens(request, rules))
+    body["model"] = member.served_name
+    if recipe is not None:
+        body["messages"] = rewrite(recipe, request.messages).messages
+    template_kwargs = _template_kwargs(member)
+    if template_kwargs:
+        body["chat_template_kwargs"] = {**template_kwargs, **body.get("chat_template_kwargs", {})}
+    return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced)
+
+
+def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tuple[Recipe | None, bool]:
+    """The recipe to serve with, and whether it is another than the recorded pair's."""
+    checkpoint = member.checkpoint
+    wanted = request.its.strategy
+    if checkpoint is None:
+        if wanted is not None:
+            raise RequestError(f"{member.name} has no manifest, so no strategy applies", param="its.strategy",
+                               hint="its-proxy never guesses one")  # fmt: skip
+        return None, False
+    recorded = checkpoint.serve
+    if wanted is None or name_from_input(wanted) == recorded.strategy.name:
+        return recorded, checkpoint.is_one_sided
+    if not request.its.force:
+        raise RequestError(
+            f"{member.name} was recorded with strategy {recorded.strategy.name!r}, not {wanted!r}",
+            param="its.strategy",
+            hint='add "force": true to ask anyway; the reply will be marked',
+        )
+    if "force" not in rights:
+        raise NotPermitted("forcing a strategy is not among this key's rights", param="its.force")
+    return _forced_recipe(checkpoint, wanted), True
+
+
+def _forced_recipe(checkpoint: Checkpoint, wanted: str) -> Recipe:
+    """The recorded recipe with another strategy; a pair without personas borrows the template personas."""
+    try:
+        strategy = strategy_named(name_from_input(wanted))
+    except Exception as error:
+        raise RequestError(str(error), param="its.strategy") from None
+    pool = checkpoint.serve.pool or checkpoint.trained.pool or taxonomy_pool()
+    return replace(checkpoint.serve, strategy=strategy, pool=pool)
+
+
+def _refuse_own_template(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
+    if recipe is None or recipe.strategy.family == "none" or is_forced:
+        return
+    for key in request.body:
+        if key.startswith("chat_template"):
+            raise StrategyNotApplicable(
+                f"{key} would render a prompt that the pair does not know", param=key, hint="leave it out"
+            )
+
+
+def _template_kwargs(member: Member) -> Mapping[str, Any]:
+    return member.checkpoint.manifest.pair.serve_with.chat_template_kwargs if member.checkpoint else {}
+
+
+def _sampling(request: ChatRequest, rules: VoteRules, is_vote: bool) -> dict[str, Any]:
+    """Who owns temperature and its like: the manifest for a vote (a client library's default `temperature: 0`
+    would turn it into n equal answers), the client where one candidate is asked or where it insists."""
+    own = {key: request.body[key] for key in SAMPLING_FIELDS if request.body.get(key) is not None}
+    recorded = dict(rules.sampling or {})
+    if request.its.sampling == "client":
+        return own
+    return {**own, **recorded} if is_vote else {**recorded, **own}
+
+
+def _max_tokens(request: ChatRequest, rules: VoteRules) -> dict[str, int]:
+    """The smaller of both sides' caps, under the name the client used."""
+    own = client_max_tokens(request.body)
+    cap = min((cap for cap in (own, rules.max_tokens) if cap is not None), default=None)
+    if cap is None:
+        return {}
+    names = [name for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None]
+    return {name: cap for name in names or ["max_tokens"]}

@@ -1,0 +1,139 @@
+"""Reads a chat-completions request: the few fields we act on; everything else is kept to be forwarded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from its_proxy.codesign.canonical import strict_json
+from its_proxy.codesign.errors import RequestError
+from its_proxy.protocol.its import ItsRequest, read_its
+
+STRICT_PARSE_BYTES = 64 * 1024
+"""Up to this size a body is read by the slow parser that sees duplicate keys; larger ones hold prompts, not tricks."""
+
+MAX_DEPTH = 64
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
+_DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """`body` is the client's own object without `its`; `n` is how many choices the client wants back."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    body: Mapping[str, Any]
+    its: ItsRequest
+    n: int
+    is_stream: bool
+    wants_usage: bool
+
+
+def read_body(data: bytes) -> dict[str, Any]:
+    """JSON bytes -> object; RequestError for whatever two parsers could read differently."""
+    try:
+        body = strict_json(data) if len(data) <= STRICT_PARSE_BYTES else orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is not JSON: {error.msg}", code="invalid_json") from None
+    except ValueError as error:
+        raise RequestError(f"the body is {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    if _is_deeper_than(body, MAX_DEPTH):
+        raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
+    try:
+        orjson.dumps(body)
+    except TypeError:  # lone surrogates, integers beyond 64 bits: no server behind us could read them either
+        raise RequestError("the body holds text or numbers that JSON cannot carry", code="invalid_json") from None
+    return body
+
+
+def read_chat(body: dict[str, Any]) -> ChatRequest:
+    """Checks what we act on; raises RequestError naming the field."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestError("model is required and must be a string", param="model")
+    _refuse_denied(body)
+    stream = _optional(body, "stream", bool, False)
+    options = _optional(body, "stream_options", dict, {})
+    return ChatRequest(
+        model=model,
+        messages=_read_messages(body.get("messages")),
+        body={key: value for key, value in body.items() if key != "its"},
+        its=read_its(body.get("its")),
+        n=_positive(body, "n", 1),
+        is_stream=stream,
+        wants_usage=stream and options.get("include_usage") is True,
+    )
+
+
+def client_max_tokens(body: Mapping[str, Any]) -> int | None:
+    """The client's own cap on generated tokens, by either of its names."""
+    caps = [_positive(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
+    return min((cap for cap in caps if cap is not None), default=None)
+
+
+def client_seed(body: Mapping[str, Any]) -> int | None:
+    seed = body.get("seed")
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**62) <= seed < 2**62:
+        raise RequestError("seed must be an integer", param="seed")
+    return seed
+
+
+def _read_messages(messages: Any) -> list[dict[str, Any]]:
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("messages is required and must be a non-empty list", param="messages")
+    for position, message in enumerate(messages):
+        param = f"messages[{position}]"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RequestError(f"{param} must be an object with a role", param=param)
+        content = message.get("content")
+        if not isinstance(content, str | list | None):
+            raise RequestError(f"{param}.content must be a string or a list of parts", param=f"{param}.content")
+        if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+            raise RequestError(f"{param}.content must hold objects", param=f"{param}.content")
+    return messages
+
+
+def _refuse_denied(body: Mapping[str, Any]) -> None:
+    """Fields that reach past the model into the engine: another tenant's cache, another request's slot."""
+    for key in body:
+        if key in _DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
+            raise RequestError(f"{key} is not for clients to set", param=key, code="field_not_allowed")
+
+
+def _optional(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise RequestError(f"{name} must be a {kind.__name__}", param=name)
+    return value
+
+
+def _positive(body: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"{name} must be a positive integer", param=name)
+    return value
+
+
+def _is_deeper_than(value: Any, limit: int) -> bool:
+    """Walks level by level: depth costs no stack, and the walk ends at the limit."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,102 @@
+"""The `its` object, version 1: what a client may ask for, and what every voted reply tells."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from its_proxy.codesign.errors import RequestError
+
+VERSION = 1
+
+
+class ItsRequest(BaseModel):
+    """The body's `its`: overrides for one request, stripped before anything is forwarded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    version: Literal[1] = 1
+    n: Annotated[int, Field(ge=1)] | None = None
+    vote: Literal["auto", "always", "off"] | None = None
+    stop: Literal["exact", "none"] | None = None
+    min_agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+    on_no_answer: Literal["first", "error"] | None = None
+    on_no_consensus: Literal["reply", "error"] | None = None
+    sampling: Literal["recipe", "client"] = "recipe"
+    strategy: str | None = None
+    force: bool = False
+    explain: bool = False
+    candidates: bool = False
+
+
+class Cancelled(BaseModel):
+    """Candidates that an early decision made needless; generated tokens of closed calls can only be estimated."""
+
+    candidates: int
+    prompt_tokens: int
+    completion_tokens_estimated: int
+
+
+class MemberReport(BaseModel):
+    """One member of an ensemble, asked through its own manifest."""
+
+    model: str
+    strategy: str | None
+    pair_id: str | None
+    handshake: str
+    target: str
+    n: int
+    lost: int
+
+
+class CandidateReport(BaseModel):
+    """One candidate, on request (`its: {"candidates": true}`)."""
+
+    index: int
+    seed: int
+    member: str
+    state: str
+    text: str | None
+    answer: str | None
+    finish_reason: str | None
+    completion_tokens: int | None
+
+
+class ItsReply(BaseModel):
+    """What happened: how the query was asked, who voted what, and what was spent."""
+
+    version: Literal[1] = 1
+    strategy: str | None
+    pair_id: str | None
+    handshake: str | None
+    target: str | None
+    n: int
+    answer: str | None
+    agreement: float
+    votes: dict[str, int]
+    abstained: dict[str, int]
+    lost: int
+    stopped: Literal["decided", "no_answer", "complete", "deadline"]
+    tie: bool
+    consensus: bool
+    seed: int
+    sampling: dict[str, Any]
+    cancelled: Cancelled
+    usage_winner: dict[str, Any] | None
+    forced: bool = False
+    degraded: str | None = None
+    members: list[MemberReport] | None = None
+    candidates: list[CandidateReport] | None = None
+
+
+def read_its(value: Any) -> ItsRequest:
+    """Reads the body's `its`; raises RequestError naming the key."""
+    if value is None:
+        return ItsRequest()
+    try:
+        return ItsRequest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(["its", *map(str, first["loc"])])
+        known = ", ".join(ItsRequest.model_fields)
+        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise RequestError(f"{param}: {message}", param=param, hint=f"known keys: {known}") from None

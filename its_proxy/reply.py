@@ -1,0 +1,221 @@
+"""An outcome -> the chat completion that the client gets: the winner untouched, the vote told, the cost summed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from its_proxy.plan import Plan, PlannedMember
+from its_proxy.protocol.its import CandidateReport, Cancelled, ItsReply, MemberReport
+from its_proxy.sampling import Candidate, Outcome, generated_tokens
+
+USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_candidates: bool) -> dict[str, Any]:
+    """`choices[0]` is the winning candidate's choice as it came; only its index is ours."""
+    assert outcome.winner.completion is not None
+    return {
+        **outcome.winner.completion,
+        "id": completion_id,
+        "object": "chat.completion",
+        "created": created,
+        "model": outcome.plan.model,
+        "choices": _choices(outcome),
+        "usage": _usage(outcome),
+        "its": report(outcome, with_candidates=with_candidates).model_dump(mode="json"),
+    }
+
+
+def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
+    """The `its` object of a reply."""
+    plan, vote, members = outcome.plan, outcome.vote, outcome.plan.members
+    is_ensemble = len(members) > 1
+    alone = members[0]
+    return ItsReply(
+        strategy=None if is_ensemble else alone.strategy,
+        pair_id=None if is_ensemble else _pair_id(alone),
+        handshake=None if is_ensemble else alone.member.handshake.state,
+        target=None if is_ensemble else alone.member.upstream.name,
+        n=plan.n,
+        answer=vote.answer.text if vote.answer is not None else None,
+        agreement=round(vote.agreement, 6),
+        votes=dict(vote.votes),
+        abstained=_abstained(outcome),
+        lost=len(outcome.in_state("lost")),
+        stopped=outcome.stopped,
+        tie=vote.is_tie,
+        consensus=vote.consensus,
+        seed=plan.seed,
+        sampling=dict(plan.sampling),
+        cancelled=_cancelled(outcome),
+        usage_winner=_usage_of(outcome.winner),
+        forced=plan.is_forced,
+        degraded=_degraded(outcome),
+        members=[_member_report(outcome, planned) for planned in members] if is_ensemble else None,
+        candidates=[_candidate_report(plan, c) for c in outcome.candidates] if with_candidates else None,
+    )
+
+
+def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
+    """What a plain reply's headers tell, for clients that drop unknown fields; without an outcome, of a stream."""
+    pairs = [_pair_id(planned) for planned in plan.members]
+    headers = {"x-its-pair": ",".join(pair[:16] for pair in pairs if pair)} if any(pairs) else {}
+    if plan.is_forced:
+        headers["x-its-degraded"] = "forced"
+    if outcome is not None:
+        valid = sum(candidate.is_valid for candidate in outcome.candidates)
+        received = sum(candidate.completion is not None for candidate in outcome.candidates)
+        headers["x-its-votes"] = f"{valid}/{received}/{plan.n}"
+        headers["x-its-agreement"] = f"{outcome.vote.agreement:.4f}"
+        if (degraded := _degraded(outcome)) is not None:
+            headers["x-its-degraded"] = quote(degraded, safe=" ,")[:200]
+    return headers
+
+
+def explanation(plan: Plan) -> dict[str, Any]:
+    """The plan as a client may see it: what would be sent, and at most how much, without sending it."""
+    rules = plan.rules
+    return {
+        "object": "its.plan",
+        "model": plan.model,
+        "n": plan.n,
+        "starts_with": 1 if plan.starts_with_one else plan.n,
+        "vote": plan.is_vote,
+        "stop": rules.stop,
+        "answer": rules.answer,
+        "min_agreement": rules.min_agreement,
+        "seeds": [plan.seed + index for index in range(plan.n)],
+        "sampling": dict(plan.sampling),
+        "forced": plan.is_forced,
+        "members": [_member_plan(planned) for planned in plan.members],
+    }
+
+
+def _member_plan(planned: PlannedMember) -> dict[str, Any]:
+    member = planned.member
+    body = {key: value for key, value in planned.body.items() if key != "messages"}
+    return {
+        "model": member.name,
+        "strategy": planned.strategy,
+        "pair_id": _pair_id(planned),
+        "handshake": member.handshake.state,
+        "target": member.upstream.name,
+        "n": planned.n,
+        "forced": planned.is_forced,
+        "messages": planned.body["messages"],
+        "body": body,
+    }
+
+
+def _choices(outcome: Outcome) -> list[dict[str, Any]]:
+    """The winner first; where the client asked for more, the other voters by weight of their class, then the rest."""
+    others = sorted(_received(outcome), key=lambda candidate: _rank(outcome, candidate))
+    ordered = [outcome.winner, *(candidate for candidate in others if candidate is not outcome.winner)]
+    chosen = ordered[: outcome.plan.n_choices]
+    return [
+        {**candidate.completion["choices"][0], "index": index}
+        for index, candidate in enumerate(chosen)
+        if candidate.completion is not None
+    ]
+
+
+def _rank(outcome: Outcome, candidate: Candidate) -> tuple[int, int]:
+    weight = outcome.vote.votes.get(candidate.answer.text, 0) if candidate.answer is not None else -1
+    return (-weight, candidate.index)
+
+
+def _received(outcome: Outcome) -> list[Candidate]:
+    return [candidate for candidate in outcome.candidates if candidate.completion is not None]
+
+
+def _usage(outcome: Outcome) -> dict[str, int]:
+    """The sum of what upstreams reported, and the prompts of cancelled candidates, which were read all the same."""
+    usages = [usage for candidate in _received(outcome) if (usage := _usage_of(candidate)) is not None]
+    total = {field: sum(usage.get(field) or 0 for usage in usages) for field in USAGE_FIELDS}
+    cancelled = _cancelled_prompt_tokens(outcome)
+    total["prompt_tokens"] += cancelled
+    total["total_tokens"] += cancelled
+    return total
+
+
+def _usage_of(candidate: Candidate) -> dict[str, Any] | None:
+    usage = candidate.completion.get("usage") if candidate.completion is not None else None
+    return usage if isinstance(usage, dict) else None
+
+
+def _cancelled_prompt_tokens(outcome: Outcome) -> int:
+    """A member's candidates share one prompt, so one received reply tells the length of the others' prompts."""
+    n_members = len(outcome.plan.members)
+    prompt_tokens: dict[int, int] = {}
+    for candidate in _received(outcome):
+        usage = _usage_of(candidate) or {}
+        prompt_tokens[candidate.index % n_members] = usage.get("prompt_tokens") or 0
+    return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in outcome.in_state("cancelled"))
+
+
+def _cancelled(outcome: Outcome) -> Cancelled:
+    """Generated tokens of cancelled calls are estimated from the pace of those that finished beside them."""
+    cancelled = outcome.in_state("cancelled")
+    paces = [
+        tokens / candidate.finished_s
+        for candidate in _received(outcome)
+        if candidate.completion is not None
+        and (tokens := generated_tokens(candidate.completion)) is not None
+        and candidate.finished_s > 0
+    ]
+    estimate = round(len(cancelled) * outcome.seconds * sum(paces) / len(paces)) if paces else 0
+    return Cancelled(
+        candidates=len(cancelled),
+        prompt_tokens=_cancelled_prompt_tokens(outcome),
+        completion_tokens_estimated=estimate,
+    )
+
+
+def _abstained(outcome: Outcome) -> dict[str, int]:
+    return dict(Counter(candidate.state for candidate in outcome.in_state("no_answer", "truncated")))
+
+
+def _degraded(outcome: Outcome) -> str | None:
+    reasons = []
+    if outcome.plan.is_forced:
+        reasons.append("forced")
+    if lost := len(outcome.in_state("lost")):
+        reasons.append(f"lost {lost}")
+    if outcome.stopped == "deadline":
+        reasons.append("deadline")
+    return ", ".join(reasons) or None
+
+
+def _pair_id(planned: PlannedMember) -> str | None:
+    return planned.member.checkpoint.pair_id if planned.member.checkpoint is not None else None
+
+
+def _of_member(plan: Plan, planned: PlannedMember, candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if plan.member_of(candidate.index) is planned]
+
+
+def _member_report(outcome: Outcome, planned: PlannedMember) -> MemberReport:
+    return MemberReport(
+        model=planned.member.name,
+        strategy=planned.strategy,
+        pair_id=_pair_id(planned),
+        handshake=planned.member.handshake.state,
+        target=planned.member.upstream.name,
+        n=planned.n,
+        lost=len(_of_member(outcome.plan, planned, outcome.in_state("lost"))),
+    )
+
+
+def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
+    completion: Mapping[str, Any] = candidate.completion or {}
+    return CandidateReport(
+        index=candidate.index,
+        seed=candidate.seed,
+        member=plan.member_of(candidate.index).member.name,
+        state=candidate.state,
+        text=candidate.text,
+        answer=candidate.answer.text if candidate.answer is not None else None,
+        finish_reason=candidate.finish_reason,
+        completion_tokens=generated_tokens(dict(completion)),
+    )

@@ -1,0 +1,43 @@
+"""Who is calling: API keys compared by digest, in constant time over all of them."""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from its_proxy.codesign.errors import Unauthenticated
+from its_proxy.settings import KeySettings
+
+ALL_RIGHTS = frozenset({"force", "explain", "candidates"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    name: str
+    rights: frozenset[str]
+
+
+class Doorkeeper:
+    """Without keys (a loopback server) everyone is let in, with every right but, if so set, `force`."""
+
+    def __init__(self, keys: Sequence[KeySettings], environ: Mapping[str, str], *, allow_force: bool) -> None:
+        self._callers = [
+            (bytes.fromhex(key.digest(environ)), Caller(key.name, frozenset(key.rights))) for key in keys
+        ]
+        self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force"})
+
+    def admit(self, authorization: str | None) -> Caller:
+        """The caller behind an `Authorization` header; raises Unauthenticated."""
+        if not self._callers:
+            return self._anyone
+        scheme, _, token = (authorization or "").partition(" ")
+        presented = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        found = None
+        for digest, caller in self._callers:
+            # No early exit: the time taken must not tell which key was close.
+            if hmac.compare_digest(digest, presented):
+                found = caller
+        if found is None or scheme.lower() != "bearer":
+            raise Unauthenticated("a valid API key is required", hint="Authorization: Bearer KEY")
+        return found
+

@@ -1,0 +1,49 @@
+"""What the handlers share, and what belongs to one request."""
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from its_proxy.server.auth import Caller, Doorkeeper
+from its_proxy.server.catalog import Catalog
+from its_proxy.server.metrics import Metrics
+from its_proxy.settings import Settings
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(slots=True)
+class Context:
+    """One server's state. `is_draining`: still answering, but no longer to be sent new work."""
+
+    settings: Settings
+    catalog: Catalog
+    doorkeeper: Doorkeeper
+    metrics: Metrics
+    is_draining: bool = False
+
+
+CONTEXT = web.AppKey("context", Context)
+REQUEST_ID = web.RequestKey("request_id", str)
+MODEL = web.RequestKey("model", str)
+"""The configured name that a request resolved to: what logs and metrics may say about it."""
+STREAM = web.RequestKey("stream", web.StreamResponse)
+"""The reply, once its status has left: from then on an error can only be told as an event."""
+
+
+def context_of(request: web.Request) -> Context:
+    return request.app[CONTEXT]
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Raises Unauthenticated."""
+    return context_of(request).doorkeeper.admit(request.headers.get("Authorization"))
+
+
+def new_request_id(presented: str | None) -> str:
+    """The client's own id if it is harmless in headers and logs, else a fresh one."""
+    if presented is not None and _REQUEST_ID.fullmatch(presented):
+        return presented
+    return secrets.token_hex(12)

@@ -1,0 +1,60 @@
+"""Prometheus metrics; every label comes from the configuration or from a closed set, never from a client."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from its_proxy import __version__
+from its_proxy.sampling import Outcome, generated_tokens
+
+_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+class Metrics:
+    """One registry a server, so that two servers in one process (as in tests) do not share counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.requests = Counter("its_proxy_requests", "Requests answered", ["model", "code"], registry=registry)
+        self.duration = Histogram(
+            "its_proxy_request_duration_seconds", "Request received to reply sent", ["model"],
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
+        self.disconnects = Counter("its_proxy_client_disconnects", "Clients that left early", registry=registry)
+        self.votes = Counter("its_proxy_votes", "Votes held, by how they ended", ["model", "stopped"], registry=registry)
+        self.candidates = Counter(
+            "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry
+        )
+        self.agreement = Histogram(
+            "its_proxy_vote_agreement_ratio", "Leader's share of valid candidates", ["model"],
+            buckets=_SHARES, registry=registry,
+        )  # fmt: skip
+        self.ties = Counter("its_proxy_vote_ties", "Votes that the tie rule decided", ["model"], registry=registry)
+        self.tokens = Counter(
+            "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
+        )
+        self.handshake = Gauge(
+            "its_proxy_handshake_state", "1 for the current state of a model's handshake", ["model", "state"],
+            registry=registry,
+        )  # fmt: skip
+        self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
+        self.build.labels(__version__).set(1)
+
+    def count_outcome(self, model: str, outcome: Outcome) -> None:
+        for candidate in outcome.candidates:
+            self.candidates.labels(model, candidate.state).inc()
+            if candidate.completion is not None:
+                self.tokens.labels(model).inc(generated_tokens(candidate.completion) or 0)
+        if outcome.plan.is_vote:
+            self.votes.labels(model, outcome.stopped).inc()
+            self.agreement.labels(model).observe(outcome.vote.agreement)
+            if outcome.vote.is_tie:
+                self.ties.labels(model).inc()
+
+    def set_handshake(self, model: str, state: str) -> None:
+        for known in ("pending", "verified", "unverified", "mismatch"):
+            self.handshake.labels(model, known).set(1 if known == state else 0)
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)

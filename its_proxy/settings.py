@@ -1,0 +1,596 @@
+"""The settings: one frozen object, built once from defaults < YAML file < environment < flags.
+
+    host: 0.0.0.0
+    port: 8080
+    upstreams:                                  # name -> server
+      gpu: {url: http://gpu:8000/v1, key_env: GPU_KEY}
+    models:                                     # name -> model, a line each
+      qwen-random: {upstream: gpu, checkpoint: checkpoints/qwen-random, vote: {n: 8}}
+      qwen-similar: {upstream: gpu, checkpoint: checkpoints/qwen-similar}
+      llama: {upstream: gpu, served_name: meta/llama-3}
+    ensembles:                                  # name -> members, asked and voted together
+      qwen-both: {members: [qwen-random, qwen-similar]}
+    keys:                                       # who may call, and with which rights
+      - {name: team-a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}
+      - {name: front, env: FRONT_KEY, rights: [explain, candidates, front]}
+    vote: {n: 4, deadline_s: 300}
+
+Every number, word and switch at the top level is also `ITS_PROXY_<KEY>`, those under `vote` are
+`ITS_PROXY_VOTE_<KEY>`; an empty variable counts as not given. Anchors, aliases and `<<` work.
+Secrets stay outside: a file names the variable that holds a key, or carries the key's digest.
+"""
+
+import difflib
+import ipaddress
+import re
+import types
+import unicodedata
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from its_proxy.codesign.errors import ConfigError
+from its_proxy.yaml_file import Key, dotted, read_yaml
+
+Right: TypeAlias = Literal["force", "explain", "candidates", "front"]
+
+ENV_PREFIX = "ITS_PROXY_"
+CONFIG_VARIABLE = "ITS_PROXY_CONFIG"
+
+KEY_HINT = (
+    "make a key and its digest with: python -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
+    "print(key, hashlib.sha256(key.encode()).hexdigest())', then add to the file  keys: [{name: ..., sha256: ...}]"
+)
+
+
+# -- what can be set ---------------------------------------------------------------------------------------------------
+
+
+def _name(text: str) -> str:
+    if not text or text != text.strip() or len(text) > 200:
+        raise ValueError("should be a name of 1 to 200 characters without spaces around it")
+    if any(unicodedata.category(character).startswith("C") for character in text):
+        raise ValueError("should not hold control or invisible characters")
+    return text
+
+
+def _public_name(text: str) -> str:
+    if re.search(r":its-[^:/]*$", text, re.IGNORECASE):
+        raise ValueError("should not end in ':its-...': clients write that behind a name to override the vote")
+    return text
+
+
+def _variable(text: str) -> str:
+    # Never echoed: whoever errs here may have pasted the key itself.
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("should be the name of an environment variable, never the key itself")
+    return text
+
+
+def _sha256_hex(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        raise ValueError("should be the sha256 of the key, 64 hexadecimal digits, never the key itself")
+    return text.lower()
+
+
+def _server_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or any(mark in text for mark in " \\?#"):
+        raise ValueError("should be an http:// or https:// address without query, such as http://gpu:8000/v1")
+    if "@" in url.netloc:
+        raise ValueError("should not carry credentials: put the key into a variable and its name into key_env")
+    return text.rstrip("/")
+
+
+Name = Annotated[str, AfterValidator(_name)]
+PublicName = Annotated[Name, AfterValidator(_public_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Sha256Hex = Annotated[str, AfterValidator(_sha256_hex)]
+ServerUrl = Annotated[str, AfterValidator(_server_url)]
+Count = Annotated[int, Field(ge=1)]
+Candidates = Annotated[int, Field(ge=1, le=1024)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    # Strict: "8080" is no port and 1 is no switch. Text from the environment is parsed before it comes here.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class UpstreamSettings(_Frozen):
+    """A server that speaks the OpenAI protocol; `url` ends before `/chat/completions`, without a slash."""
+
+    url: ServerUrl
+    key_env: Variable | None = None
+    connect_timeout_s: Seconds = 5
+    # A plain completion's first byte is its last.
+    first_byte_timeout_s: Seconds = 600
+    idle_timeout_s: Seconds = 60
+    max_connections: Count = 1024
+
+
+class VoteSettings(_Frozen):
+    """How answers are voted; None leaves the word to the manifest. In a model only the keys it names override."""
+
+    mode: Literal["auto", "always", "off"] = "auto"
+    n: Candidates | None = None
+    stop: Literal["exact", "none"] | None = None
+    min_agreement: Annotated[float, Field(gt=0, le=1)] | None = None
+    answer: Literal["boxed", "number", "final_line"] | None = None
+    on_no_answer: Literal["first", "error"] = "first"
+    on_no_consensus: Literal["reply", "error"] = "reply"
+    quorum: Annotated[float, Field(ge=0, le=1)] = 0.5
+    deadline_s: Seconds = 600
+
+
+class ModelSettings(_Frozen):
+    """A public model name. Without `upstream` the embedded engine serves the checkpoint itself."""
+
+    name: PublicName
+    upstream: str | None = None
+    served_name: Name = ""
+    checkpoint: Annotated[Path, Field(strict=False)] | None = None
+    vote: VoteSettings | None = None
+    handshake: Literal["require", "serve"] = "serve"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _serve_under_the_public_name(cls, data: Any) -> Any:
+        return {"served_name": data.get("name"), **data} if isinstance(data, dict) else data
+
+
+class EnsembleSettings(_Frozen):
+    """Several models voted together under one name; `n` counts the candidates of all members together."""
+
+    name: PublicName
+    members: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
+    n: Candidates | None = None
+
+
+class KeySettings(_Frozen):
+    """One caller: its name for logs and metrics, its key by digest or by variable, and what it may ask for."""
+
+    name: Name
+    sha256: Sha256Hex | None = None
+    env: Variable | None = None
+    rights: Annotated[frozenset[Right], Field(strict=False)] = frozenset({"explain", "candidates"})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "KeySettings":
+        if (self.sha256 is None) == (self.env is None):
+            raise ValueError("should hold exactly one of sha256 (the key's digest) and env (the variable with the key)")
+        return self
+
+    def digest(self, environ: Mapping[str, str]) -> str:
+        """The key's sha256 in hexadecimal. Raises ConfigError when the named variable is missing or empty."""
+        if self.sha256 is not None:
+            return self.sha256
+        key = environ.get(self.env or "", "")
+        if not key:
+            raise ConfigError(f"key {self.name!r}: the variable that `env` names is not set or empty")
+        return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Settings(_Frozen):
+    """Everything an operator decides. `load_settings` builds it and checks the parts against each other."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    upstreams: dict[Name, UpstreamSettings] = {}
+    models: Annotated[tuple[ModelSettings, ...], Field(strict=False)] = ()
+    ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
+    keys: Annotated[tuple[KeySettings, ...], Field(strict=False)] = ()
+    max_n: Candidates = 16
+    max_body_bytes: Count = 2 << 20
+    # Rows that wait for the embedded engine.
+    max_queue: Count = 64
+    # Candidates asked at the same time, over all upstreams.
+    max_in_flight: Count = 1024
+    # Of the embedded engine; its small models gain little from a second one.
+    threads: Count = 1
+    vote: VoteSettings = VoteSettings()
+    allow_force: bool = True
+    strict: bool = False
+    # Entry points of the group `its_proxy.strategies` that may be loaded.
+    strategies: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    # Serves the packaged checkpoints; only where neither a model nor an upstream is configured.
+    demo: bool = True
+
+    _sources: dict[Key, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _demo_only_alone(cls, data: Any) -> Any:
+        if isinstance(data, dict) and (data.get("models") or data.get("upstreams")):
+            return {"demo": False, **data}
+        return data
+
+    def vote_for(self, model: ModelSettings) -> VoteSettings:
+        """The vote settings of one model: its own keys over the common ones."""
+        if model.vote is None:
+            return self.vote
+        return self.vote.model_copy(update={key: getattr(model.vote, key) for key in model.vote.model_fields_set})
+
+
+# Sections of the file that are mappings of names.
+_NAMED: dict[str, type[_Frozen]] = {
+    "upstreams": UpstreamSettings,
+    "models": ModelSettings,
+    "ensembles": EnsembleSettings,
+}
+_SHAPES = {
+    "upstreams": "such as  gpu: {url: http://gpu:8000/v1}",
+    "models": "such as  llama: {upstream: gpu}",
+    "ensembles": "such as  both: {members: [one, two]}",
+    "vote": "such as  vote: {n: 8}",
+}
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def load_settings(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """Builds the settings; later layers win: defaults, `file`, `environ`, `flags`.
+
+    `flags` maps dotted keys to values (`{"port": 9000, "vote.n": 4}`, None: not given), or sections to what
+    `quick_model` makes. Raises ConfigError naming the key and the line, the variable or the flag at fault.
+    """
+    draft = _Draft()
+    if file is not None:
+        draft.read(file)
+    draft.overlay_environment(environ)
+    draft.overlay_flags(flags)
+    settings = draft.validate()
+    for key, message, hint in _conflicts(settings, environ):
+        raise draft.error(key, message, hint)
+    return settings
+
+
+def quick_model(
+    upstream_url: str | None, model: str | None, checkpoint: Path | str | None, served_name: str | None
+) -> dict[str, Any]:
+    """The part of `flags` that `serve --upstream URL --checkpoint DIR --model NAME` stands for.
+
+    One upstream named `default` and one model; a checkpoint alone lends its folder's name. An upstream alone
+    passes through every model that it lists. One checkpoint makes `strict` true unless some layer says otherwise.
+    """
+    fragment: dict[str, Any] = {}
+    if upstream_url is not None:
+        fragment["upstreams"] = {"default": {"url": upstream_url}}
+    name = model if model is not None or checkpoint is None else Path(checkpoint).resolve().name
+    if name is not None:
+        fields: dict[str, Any] = {}
+        if upstream_url is not None:
+            fields["upstream"] = "default"
+        if checkpoint is not None:
+            fields["checkpoint"] = Path(checkpoint)
+        if served_name is not None:
+            fields["served_name"] = served_name
+        fragment["models"] = {name: fields}
+    elif served_name is not None:
+        raise ConfigError("--served-name: needs --model", hint="it is the upstream's name for that model")
+    return fragment
+
+
+def effective(settings: Settings) -> list[tuple[str, Any, str]]:
+    """Every value as (dotted key, value, source); a source is `default`, `its.yaml:17`, a variable or a flag."""
+    return [(dotted(key), value, settings._sources.get(key, "default")) for key, value in _leaves((), settings)]
+
+
+def _leaves(key: Key, value: Any) -> Iterator[tuple[Key, Any]]:
+    if isinstance(value, VoteSettings) and len(key) > 1:
+        # In a model only the keys that it names are in force.
+        yield from (((*key, field), part) for field, part in value if field in value.model_fields_set)
+    elif isinstance(value, _Frozen):
+        for field in type(value).model_fields:
+            if not (field == "name" and key[0] in _NAMED):
+                yield from _leaves((*key, field), getattr(value, field))
+    elif isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from _leaves((*key, name), part)
+    elif isinstance(value, tuple) and value and isinstance(value[0], _Frozen):
+        for index, part in enumerate(value):
+            yield from _leaves((*key, index if isinstance(part, KeySettings) else part.name), part)
+    elif isinstance(value, Path):
+        yield key, str(value)
+    elif key[-1] == "sha256" and value:
+        # A weak key can be guessed from its whole digest.
+        yield key, value[:8] + "…"
+    else:
+        yield key, sorted(value) if isinstance(value, frozenset) else value
+
+
+class _Draft:
+    """The layers so far: plain values, and for each key where it was said last."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[Key, str] = {}
+
+    def read(self, file: Path) -> None:
+        self.values, self.sources = read_yaml(file)
+        for section in _SHAPES:
+            if self.values.get(section, {}) is None:
+                self.values[section] = {}
+            if not isinstance(self.values.get(section, {}), dict):
+                raise self.error((section,), "should be a mapping", _SHAPES[section])
+        for section in ("keys", "strategies"):
+            if self.values.get(section, ()) is None:
+                self.values[section] = []
+        for section in _NAMED:
+            for name, fields in self.values.get(section, {}).items():
+                if not isinstance(fields, dict | None):
+                    raise self.error((section, name), "should be a mapping of settings")
+        for fields in self.values.get("models", {}).values():
+            # A path in a file means the same wherever the server is started.
+            if fields and isinstance(fields.get("checkpoint"), str):
+                fields["checkpoint"] = file.parent / fields["checkpoint"]
+
+    def put(self, key: Key, value: Any, source: str) -> None:
+        place: Any = self.values
+        for part in key[:-1]:
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        place[key[-1]] = value
+        self.sources[key] = source
+
+    def overlay_environment(self, environ: Mapping[str, str]) -> None:
+        expected = {CONFIG_VARIABLE, *self._secret_variables()}
+        for variable in sorted(environ):
+            text = environ[variable]
+            if not variable.startswith(ENV_PREFIX) or variable in expected or _is_service_link(variable, text):
+                continue
+            if variable not in _VARIABLES:
+                raise ConfigError(f"{variable}: unknown variable", hint=_variable_hint(variable))
+            if text:
+                key, kinds = _VARIABLES[variable]
+                self.put(key, _parsed(text, kinds), variable)
+
+    def _secret_variables(self) -> Iterator[str]:
+        keys = self.values.get("keys")
+        holders = [(part, "env") for part in keys] if isinstance(keys, list) else []
+        holders += [(part, "key_env") for part in self.values.get("upstreams", {}).values()]
+        for part, field in holders:
+            if isinstance(part, dict) and isinstance(part.get(field), str):
+                yield part[field]
+
+    def overlay_flags(self, flags: Mapping[str, Any]) -> None:
+        kinds_by_key = dict(_VARIABLES.values())
+        n_checkpoints = 0
+        for flag, value in flags.items():
+            key: Key = tuple(flag.split("."))
+            if flag in _NAMED and isinstance(value, Mapping):
+                for name, fields in value.items():
+                    if (self.values.get(flag) or {}).get(name) is None:
+                        self.put((flag, name), {}, _flag((flag, name)))
+                    for field, part in fields.items():
+                        self.put((flag, name, field), part, _flag((flag, name, field)))
+                        n_checkpoints += field == "checkpoint"
+            elif value is not None:
+                self.put(key, _parsed(value, kinds_by_key.get(key, set())), _flag(key))
+        if n_checkpoints == 1 and "strict" not in self.values:
+            self.put(("strict",), True, "default with one --checkpoint")
+
+    def validate(self) -> Settings:
+        values = dict(self.values)
+        names: dict[str, list[str]] = {}
+        for section in ("models", "ensembles"):
+            named = values.get(section, {})
+            names[section] = list(named)
+            for name, fields in named.items():
+                if fields and "name" in fields:
+                    raise self.error((section, name, "name"), "unknown key", "the key above is the name")
+            values[section] = [{"name": name, **(fields or {})} for name, fields in named.items()]
+        values["upstreams"] = {name: fields or {} for name, fields in values.get("upstreams", {}).items()}
+        try:
+            settings = Settings.model_validate(values)
+        except ValidationError as invalid:
+            # An unknown key explains more than the missing one that it was meant to be.
+            first = min(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")
+            raise self._translate(first, names) from None
+        settings._sources = self.sources
+        return settings
+
+    def _translate(self, error: Any, names: Mapping[str, list[str]]) -> ConfigError:
+        key: Key = tuple(part for part in error["loc"] if part != "[key]")
+        if len(key) > 1 and key[0] in names:
+            section, index, *rest = key
+            key = (section, names[str(section)][int(index)], *(() if rest == ["name"] else rest))
+        if error["type"] == "extra_forbidden":
+            return self.error(key, "unknown key", _suggestion(str(key[-1]), _known_keys(key[:-1])))
+        if error["type"] == "missing":
+            return self.error(key, "is missing")
+        if error["type"] == "value_error":
+            return self.error(key, str(error["ctx"]["error"]))
+        return self.error(key, re.sub(r"^\w+ (?=should )", "", error["msg"]))
+
+    def error(self, key: Key, message: str, hint: str = "") -> ConfigError:
+        """Names the key, and where it or the nearest key around it was said."""
+        source = next((self.sources[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.sources), "")
+        if source.startswith("--") or source in _VARIABLES:
+            # A flag or a variable is a key by another name, but for a key missing inside what it says.
+            where = source
+        else:
+            where = f"{source}: {dotted(key)}" if source else dotted(key)
+        return ConfigError(f"{where}: {message}", hint=hint)
+
+
+def _known_keys(parent: Key) -> list[str]:
+    match parent:
+        case ():
+            return list(Settings.model_fields)
+        case ("vote",) | ("models", _, "vote"):
+            return list(VoteSettings.model_fields)
+        case ("keys", _):
+            return list(KeySettings.model_fields)
+        case (str() as section, _):
+            return [field for field in _NAMED[section].model_fields if field != "name"]
+    return []
+
+
+def _suggestion(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word[:100], known, n=1)
+    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known) if known else ""
+
+
+# -- environment and flags ---------------------------------------------------------------------------------------------
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that a value may have: `Literal["a"] | None` gives str and NoneType."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if origin in (Union, types.UnionType):
+        return set().union(*map(_kinds, get_args(annotation)))
+    return {annotation}
+
+
+def _scalar_variables() -> dict[str, tuple[Key, set[Any]]]:
+    variables: dict[str, tuple[Key, set[Any]]] = {}
+    for prefix, model in (((), Settings), (("vote",), VoteSettings)):
+        for field, info in model.model_fields.items():
+            kinds = _kinds(info.annotation)
+            if kinds <= {bool, int, float, str, type(None)}:
+                key: Key = (*prefix, field)
+                variables[ENV_PREFIX + "_".join(map(str, key)).upper()] = (key, kinds)
+    return variables
+
+
+_VARIABLES = _scalar_variables()
+
+
+def _parsed(value: Any, kinds: set[Any]) -> Any:
+    """Text as the kind that its key wants. What cannot be read stays text: validation then says what it should be."""
+    if not isinstance(value, str):
+        return value
+    if bool in kinds:
+        word = value.strip().lower()
+        return True if word in ("true", "yes", "on", "1") else False if word in ("false", "no", "off", "0") else value
+    try:
+        if int in kinds:
+            return int(value)
+        if float in kinds:
+            return float(value)
+    except ValueError:
+        pass
+    return value
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes put this here: a Service named its-proxy gives every pod `ITS_PROXY_PORT=tcp://...`."""
+    if re.fullmatch(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", variable):
+        return True
+    return variable.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
+
+
+def _variable_hint(variable: str) -> str:
+    key = variable.removeprefix(ENV_PREFIX).lower()
+    if key in Settings.model_fields:
+        return f"{key} is set in the file"
+    return _suggestion(variable, [CONFIG_VARIABLE, *_VARIABLES])
+
+
+def _flag(key: Key) -> str:
+    match key:
+        case ("upstreams", *_) | ("models", _, "upstream"):
+            return "--upstream"
+        case ("models", _, "checkpoint" | "served_name" as field):
+            return "--" + str(field).replace("_", "-")
+        case ("models", *_):
+            return "--model"
+    return "--" + "-".join(map(str, key)).replace("_", "-")
+
+
+# -- checks of one part against another --------------------------------------------------------------------------------
+
+_Conflict: TypeAlias = tuple[Key, str, str]
+"""(the key at fault, what is wrong, one line of advice)"""
+
+
+def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conflict]:
+    yield from _limit_conflicts(settings)
+    yield from _model_conflicts(settings)
+    yield from _ensemble_conflicts(settings)
+    yield from _key_conflicts(settings, environ)
+    if not _is_loopback(settings.host) and not settings.keys:
+        yield ("host",), f"{settings.host!r} is open to others, and no keys are configured", KEY_HINT
+    if settings.demo and (settings.models or settings.upstreams):
+        yield ("demo",), "the demo serves only where no model and no upstream is configured", "leave it out"
+    if not (settings.demo or settings.models or settings.upstreams):
+        yield ("demo",), "nothing to serve: no demo, no model, no upstream", ""
+
+
+def _model_conflicts(settings: Settings) -> Iterator[_Conflict]:
+    for model in settings.models:
+        key: Key = ("models", model.name)
+        if model.upstream is not None and model.upstream not in settings.upstreams:
+            hint = _suggestion(model.upstream, list(settings.upstreams)) or "no upstream is configured"
+            yield (*key, "upstream"), f"no upstream is named {model.upstream!r}", hint
+        if model.upstream is None and model.checkpoint is None:
+            hint = "name its upstream, or the checkpoint that the embedded engine serves"
+            yield key, "has neither an upstream nor a checkpoint", hint
+
+
+def _ensemble_conflicts(settings: Settings) -> Iterator[_Conflict]:
+    models = [model.name for model in settings.models]
+    ensembles = [ensemble.name for ensemble in settings.ensembles]
+    for name in ensembles:
+        if name in models:
+            yield ("ensembles", name), "is also the name of a model", "clients see one list of names"
+    for ensemble in settings.ensembles:
+        for index, member in enumerate(ensemble.members):
+            place: Key = ("ensembles", ensemble.name, "members", index)
+            if member in ensembles:
+                yield place, f"{member!r} is an ensemble itself", "list its members instead"
+            elif member not in models:
+                yield place, f"no model is named {member!r}", _suggestion(member, models)
+            elif member in ensemble.members[:index]:
+                yield place, f"{member!r} is listed twice", ""
+
+
+def _limit_conflicts(settings: Settings) -> Iterator[_Conflict]:
+    counts: list[tuple[Key, int | None]] = [(("vote", "n"), settings.vote.n)]
+    counts += [(("models", model.name, "vote", "n"), model.vote.n) for model in settings.models if model.vote]
+    counts += [(("ensembles", ensemble.name, "n"), ensemble.n) for ensemble in settings.ensembles]
+    source = settings._sources.get(("max_n",), "default")
+    for key, n in counts:
+        if n is not None and n > settings.max_n:
+            yield key, f"{n} is above max_n, {settings.max_n} ({source})", "raise max_n or lower n"
+
+
+def _key_conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conflict]:
+    seen: dict[str, str] = {}
+    for index, caller in enumerate(settings.keys):
+        if caller.env is not None and not environ.get(caller.env):
+            # Not by name: it may be a key that was pasted in the wrong place.
+            yield ("keys", index, "env"), "the variable that it names is not set or empty", ""
+            continue
+        if caller.name in [other.name for other in settings.keys[:index]]:
+            yield ("keys", index, "name"), f"{caller.name!r} is listed twice", ""
+        first = seen.setdefault(caller.digest(environ), caller.name)
+        if first != caller.name:
+            yield ("keys", index), f"is the same key as {first!r}", ""
+    for name, upstream in settings.upstreams.items():
+        if upstream.key_env is not None and not environ.get(upstream.key_env):
+            yield ("upstreams", name, "key_env"), "the variable that it names is not set or empty", ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

@@ -1,0 +1,58 @@
+"""What a model server looks like to the rest: one small protocol, whatever stands behind it.
+
+An upstream speaks OpenAI's chat-completions JSON, both ways, so a candidate's reply can reach the
+client whole and untouched. `upstreams/http.py` talks to vLLM or any OpenAI server,
+`upstreams/embedded.py` runs `transformers` in this process.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+Body: TypeAlias = Mapping[str, Any]
+"""A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for."""
+
+Completion: TypeAlias = dict[str, Any]
+"""A `chat.completion` object exactly as the upstream sent it, with at least one choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """An answer of a route that is passed through byte for byte."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Upstream(Protocol):
+    """Cancelling any of these awaits ends the work behind it: nothing keeps generating for nobody.
+
+    All of them raise the `UpstreamError` family, and nothing else, for what goes wrong behind them.
+    """
+
+    name: str
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        """One candidate, asked for plainly (not streamed)."""
+        ...
+
+    def stream(self, body: Body, request_id: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The upstream's server-sent events as bytes, as they come.
+
+        Entering waits for the upstream's status: a refusal is raised there, before the first byte.
+        """
+        ...
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        """The model cards of `GET /v1/models`."""
+        ...
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        """Any other route of the allow-list, untouched; `path` is relative to `/v1/`."""
+        ...
+
+    async def close(self) -> None:
+        """Releases connections and threads; the upstream is not used afterwards."""
+        ...

@@ -1,0 +1,225 @@
+"""vLLM, or any server that speaks OpenAI's HTTP, as an upstream; every call can be cancelled alone.
+
+Closing a plain call's connection aborts its generation in vLLM within some 60 ms, so cancelling is
+simply leaving: the connection of a call that was not read to its end is closed, never reused.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+
+from its_proxy.codesign.errors import (
+    BadPayload,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from its_proxy.upstreams.base import Body, Completion, RawReply
+
+MAX_REPLY_BYTES = 8 * 2**20
+_JSON = "application/json"
+_Result = TypeVar("_Result")
+
+
+class RetryBudget:
+    """At most a fifth of the calls in flight, and three in any case, may be second tries: an outage is not doubled."""
+
+    def __init__(self) -> None:
+        self.n_active = 0
+        self.n_retrying = 0
+
+    def allows(self) -> bool:
+        return self.n_retrying < max(3, self.n_active // 5)
+
+
+class HttpUpstream:
+    """`url` ends where the routes begin (`http://gpu:8000/v1`); times are in seconds."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        key: str | None = None,
+        connect_timeout_s: float = 5.0,
+        first_byte_timeout_s: float = 600.0,
+        idle_timeout_s: float = 60.0,
+        max_connections: int = 1024,
+    ) -> None:
+        self.name = name
+        self._url = url.rstrip("/")
+        self._key = key
+        self._first_byte_timeout_s = first_byte_timeout_s
+        self._idle_timeout_s = idle_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._max_connections = max_connections
+        self._session: aiohttp.ClientSession | None = None
+        self._budget = RetryBudget()
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        data = orjson.dumps(dict(body))
+        return await self._twice(lambda: self._complete_once(data, request_id))
+
+    @asynccontextmanager
+    async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        data = orjson.dumps({**body, "stream": True})
+        response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
+        try:
+            if response.content_type != "text/event-stream":
+                raise BadPayload("the upstream was asked for a stream and sent something else")
+            yield self._chunks(response)
+        finally:
+            response.close()
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        response = await self._open("GET", "models", None, None, None)
+        async with response:
+            document = _read_object(await self._read(response))
+        cards = document.get("data")
+        if not isinstance(cards, list):
+            raise BadPayload("the upstream's model list is not a list")
+        return [card for card in cards if isinstance(card, dict)]
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        response = await self._open(method, path, body or None, content_type, None, accept_any=True)
+        async with response:
+            return RawReply(response.status, response.content_type, await self._read(response))
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Opened on first use, inside the running loop. Nothing of this process's environment is trusted."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=self._max_connections, ttl_dns_cache=30)
+            headers = {"Accept-Encoding": "identity"}  # a compressed reply could inflate without bound
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
+            self._session = aiohttp.ClientSession(
+                connector=connector, headers=headers, timeout=timeout, trust_env=False, auto_decompress=False
+            )
+        return self._session
+
+    async def _twice(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Asks again, once, where the first try certainly cost the upstream nothing and the budget allows."""
+        self._budget.n_active += 1
+        try:
+            try:
+                return await call()
+            except (UpstreamUnreachable, UpstreamBusy) as error:
+                wait_s = getattr(error, "retry_after_s", None) or 0.0
+                if wait_s > 1.0 or not self._budget.allows():
+                    raise
+            self._budget.n_retrying += 1
+            try:
+                await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
+                return await call()
+            finally:
+                self._budget.n_retrying -= 1
+        finally:
+            self._budget.n_active -= 1
+
+    async def _complete_once(self, data: bytes, request_id: str) -> Completion:
+        response = await self._open("POST", "chat/completions", data, _JSON, request_id)
+        async with response:
+            completion = _read_object(await self._read(response))
+        _check_completion(completion)
+        return completion
+
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        content_type: str | None,
+        request_id: str | None,
+        *,
+        accept_any: bool = False,
+    ) -> aiohttp.ClientResponse:
+        """Sends, and waits for the status: anything but 200 is raised, unless `accept_any`."""
+        headers = {"Content-Type": content_type} if content_type else {}
+        if request_id is not None:
+            headers["X-Request-Id"] = request_id
+        try:
+            async with asyncio.timeout(self._first_byte_timeout_s):
+                response = await self._open_session().request(
+                    method, f"{self._url}/{path}", data=data, headers=headers, allow_redirects=False
+                )
+        except TimeoutError:
+            raise UpstreamTimeout(f"upstream {self.name} sent nothing in time") from None
+        except aiohttp.ClientConnectorError:
+            raise UpstreamUnreachable(f"upstream {self.name} cannot be reached", hint="is it running?") from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamError(f"upstream {self.name} broke the connection") from None
+        if response.status != 200 and not accept_any:
+            response.close()
+            raise _refusal(self.name, response)
+        return response
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The whole body, bounded in size and in silence."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
+        parts: list[bytes] = []
+        n_bytes = 0
+        async for part in self._chunks(response):
+            n_bytes += len(part)
+            if n_bytes > MAX_REPLY_BYTES:
+                raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                async with asyncio.timeout(self._idle_timeout_s):
+                    chunk = await response.content.readany()
+                if not chunk:
+                    return
+                yield chunk
+        except TimeoutError:
+            raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
+        except (aiohttp.ClientError, OSError):
+            raise UpstreamError(f"upstream {self.name} broke off in the middle of a reply") from None
+
+
+def _refusal(name: str, response: aiohttp.ClientResponse) -> UpstreamError:
+    status = response.status
+    if status in (429, 503):
+        return UpstreamBusy(
+            f"upstream {name} is busy", status=status, retry_after_s=_retry_after(response.headers.get("Retry-After"))
+        )
+    return UpstreamRejected(
+        f"upstream {name} answered {status}", status=status, hint="the upstream's own log has its reason"
+    )
+
+
+def _retry_after(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 8 else None
+
+
+def _read_object(data: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise BadPayload("the upstream sent something that is not JSON") from None
+    if not isinstance(document, dict):
+        raise BadPayload("the upstream sent something that is not a JSON object")
+    return document
+
+
+def _check_completion(completion: Completion) -> None:
+    choices = completion.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise BadPayload("the upstream sent a completion without choices")
+    if not isinstance(choices[0].get("message"), dict):
+        raise BadPayload("the upstream sent a choice without a message")

@@ -1,0 +1,21 @@
+"""What all tests share: an environment that reaches for no model hub, and the optional benchmark data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports transformers, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of benchmark questions (gsm8k-test.jsonl and others) that ITS_TEST_DATA names."""
+    named = os.environ.get("ITS_TEST_DATA")
+    if not named:
+        pytest.skip("ITS_TEST_DATA is not set: it names a folder with gsm8k-train.jsonl, gsm8k-test.jsonl and others")
+    folder = Path(named)
+    assert folder.is_dir(), f"ITS_TEST_DATA names no folder: {folder}"
+    return folder

@@ -1,0 +1,152 @@
+"""Writes what a checkpoint was trained with into it: probes measured from the saved files, then `its.json`.
+
+The manifest is sealed last and at once: a folder holds a whole manifest that matches its weights, or none.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from its_proxy.codesign.manifest import (
+    FILE_NAME,
+    SCHEMA_VERSION,
+    Evaluation,
+    Logprobs,
+    Manifest,
+    Pair,
+    Probe,
+    Side,
+    VoteAdvice,
+    parse_manifest,
+    recipe_of,
+)
+from its_proxy.codesign.personas import taxonomy_pool
+from its_proxy.codesign.strategies import rewrite
+from its_training.files import load_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
+
+MAX_PROBE_TOKENS = 128
+"""Prompt and completion together: servers spend memory on each token whose log-probability is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Another checkpoint that a probe is told apart from: the base, or an arm trained beside this one."""
+
+    name: str
+    folder: Path
+
+
+def measure_probes(
+    folder: Path, side: Side, queries: Sequence[str], base: Reference, siblings: Sequence[Reference]
+) -> list[Probe]:
+    """A probe for each query: its rewrite, its tokens, the greedy completion, measured in fp32 from the saved files."""
+    model, tokenizer = load_checkpoint(folder)
+    references = {other.name: load_checkpoint(other.folder)[0] for other in (base, *siblings)}
+    recipe = recipe_of(side, taxonomy_pool())
+
+    def measure(query: str) -> Probe:
+        messages = rewrite(recipe, [{"role": "user", "content": query}]).messages
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        completion = _greedy(model, prompt)
+        tokens = [*prompt, *completion]
+        logprobs = Logprobs(
+            this=teacher_forced(model, tokens),
+            base=teacher_forced(references[base.name], tokens),
+            siblings={sibling.name: teacher_forced(references[sibling.name], tokens) for sibling in siblings},
+            noise=0.0,
+        )
+        return Probe(
+            query=query,
+            messages=messages,
+            prompt_token_ids=prompt,
+            completion_token_ids=completion,
+            dtype="float32",
+            logprobs=logprobs,
+        )
+
+    return [measure(query) for query in queries]
+
+
+def _greedy(model: "Qwen2ForCausalLM", prompt: list[int]) -> list[int]:
+    """The most likely completion, up to its end of turn or to what a probe may hold."""
+    import torch
+
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=max(1, MAX_PROBE_TOKENS - len(prompt)),
+        )
+    completion: list[int] = output[0, len(prompt) :].tolist()
+    return completion
+
+
+def teacher_forced(model: "Qwen2ForCausalLM", tokens: Sequence[int]) -> list[float]:
+    """Log-probability, in nats, of each token after the first given those before it, to four decimals."""
+    import torch
+
+    ids = torch.tensor([tokens])
+    with torch.inference_mode():
+        logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    return [round(value, 4) for value in logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()]
+
+
+def seal(
+    folder: Path,
+    pair: Pair,
+    vote: VoteAdvice,
+    probes: Sequence[Probe],
+    evaluation: Sequence[Evaluation],
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """Writes the pointer into config.json, then `its.json` by one rename; returns the manifest as read back.
+
+    Ended in between, the folder is left with a pointer and no manifest of that pair, which is refused
+    when it is opened. Sealing again with the same pair replaces probes, evaluation and provenance.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "origin": "recorded",
+        "pair": pair.model_dump(mode="json", exclude_unset=True),
+        "vote": vote.model_dump(mode="json", exclude_unset=True),
+        "probes": [probe.model_dump(mode="json", exclude_unset=True) for probe in probes],
+        "evaluation": [row.model_dump(mode="json", exclude_unset=True) for row in evaluation],
+        "provenance": dict(provenance),
+    }
+    data = (_pretty(document) + "\n").encode()
+    manifest = parse_manifest(data)
+    config_path = folder / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["its"] = {"schema_version": SCHEMA_VERSION, "pair_id": manifest.pair_id}
+    _replace(config_path, (json.dumps(config, indent=2) + "\n").encode())
+    _replace(folder / FILE_NAME, data)
+    return manifest
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """The whole new content or the whole old one, also after a crash: written aside, synced, renamed."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def _pretty(value: Any, indent: str = "") -> str:
+    """JSON for people: one key a line, but lists of numbers, which are long here, on a single line each."""
+    inner = indent + " "
+    if isinstance(value, dict) and value:
+        lines = (f"{inner}{json.dumps(key)}: {_pretty(item, inner)}" for key, item in value.items())
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        return "[\n" + ",\n".join(f"{inner}{_pretty(item, inner)}" for item in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False)
