@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test check fix demo clean
+.PHONY: help environment serve test check fix demo results clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -27,6 +27,9 @@ fix: environment ## what ruff can repair by itself
 
 demo: environment ## train the demo checkpoints anew (its-train demo)
 	@.venv/bin/its-train demo $(ARGS)
+
+results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into docs/results/demo-http.md
+	@.venv/bin/python benchmarks/demo_cells.py $(ARGS)
 
 clean: ## remove the link and what builds and tests leave; the cached environment stays
 	@rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

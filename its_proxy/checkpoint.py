@@ -7,18 +7,20 @@ import json
 import os
 import stat
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from its_proxy.codesign.canonical import digest, strict_json
-from its_proxy.codesign.errors import DigestMismatch, ManifestError, ProbeMismatch
+from its_proxy.codesign.canonical import digest
+from its_proxy.codesign.errors import DigestMismatch, ItsError, ManifestError, ProbeMismatch
 from its_proxy.codesign.manifest import FILE_NAME, Manifest, Side, check_pair_rule, parse_manifest, recipe_of
 from its_proxy.codesign.personas import MAX_POOL_BYTES, Pool, taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_CONFIG_BYTES = 2**20
+MAX_PROMPT_FILES, MAX_PROMPT_BYTES = 256, 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +74,43 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def check_weights(checkpoint: Checkpoint) -> None:
     """Compares every weight file that the manifest names with its digest; raises DigestMismatch."""
-    for name, expected in checkpoint.manifest.provenance.get("weights_sha256", {}).items():
-        path = checkpoint.folder / Path(name).name
-        try:
-            with path.open("rb") as file:
-                hasher = sha256()
-                while chunk := file.read(2**20):
-                    hasher.update(chunk)
-        except OSError as error:
-            raise DigestMismatch(f"{path}: {error.strerror}", hint="the manifest names this weight file") from None
-        if hasher.hexdigest() != expected:
+    digests = checkpoint.manifest.provenance.get("weights_sha256", {})
+    if not isinstance(digests, dict):
+        raise ManifestError(f"{checkpoint.folder}/{FILE_NAME}: provenance.weights_sha256 is not an object")
+    for name, expected in digests.items():
+        path = checkpoint.folder / name
+        if _is_plain(name) and (file := _open_regular(path)) is not None:
+            with file:
+                actual = file_digest(file, "sha256").hexdigest()
+        else:
+            raise DigestMismatch(f"{path} is missing", hint="the manifest names this weight file")
+        if actual != expected:
             raise DigestMismatch(f"{path} is not the file that the manifest names", hint="record the checkpoint again")
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over the canonical JSON of {file name: sha256} of the folder's files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
-    return digest({path.name: sha256(path.read_bytes()).hexdigest() for path in files})
+    """sha256 over the canonical JSON of {file name: sha256} of the folder's files; raises ManifestError."""
+    paths = sorted(folder.iterdir())
+    if len(paths) > MAX_PROMPT_FILES:
+        raise ManifestError(f"{folder} holds more than {MAX_PROMPT_FILES} files")
+    contents = {path.name: read_file(folder, path.name, MAX_PROMPT_BYTES) or b"" for path in paths}
+    return digest({name: sha256(data).hexdigest() for name, data in contents.items()})
 
 
 def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
     """A regular file right inside `folder`, or None if there is none; ManifestError for anything odd."""
     path = folder / name
+    file = _open_regular(path)
+    if file is None:
+        return None
+    with file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ManifestError(f"{path} is larger than {max_bytes} bytes")
+    return data
+
+
+def _open_regular(path: Path) -> BufferedReader | None:
     try:
         # O_NONBLOCK: a named pipe in a checkpoint folder must not hang the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,14 +118,15 @@ def read_file(folder: Path, name: str, max_bytes: int) -> bytes | None:
         return None
     except OSError as error:
         raise ManifestError(f"{path} cannot be opened: {error.strerror}", hint="it must be a plain file") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ManifestError(f"{path} is not a regular file")
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ManifestError(f"{path} is larger than {max_bytes} bytes")
-    return data
+    file = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    if file is None:
+        os.close(descriptor)
+        raise ManifestError(f"{path} is not a regular file")
+    return file
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(character in name for character in "/\\\0")
 
 
 def _read_pointer(folder: Path) -> dict[str, Any] | None:
@@ -158,13 +176,12 @@ def _open_pool(folder: Path, place: str, side: Side) -> Pool | None:
     data = read_file(folder, personas.file, MAX_POOL_BYTES)
     if data is None:
         raise ManifestError(f"{place}: {personas.file} is missing from {folder}", hint="copy it along with the weights")
-    pool = Pool.from_jsonl(data)
-    if pool.sha256 != personas.sha256:
+    if (actual := sha256(data).hexdigest()) != personas.sha256:
         raise DigestMismatch(
-            f"{place}: {personas.file} has digest {pool.sha256[:8]}, the pair names {str(personas.sha256)[:8]}",
+            f"{place}: {personas.file} has digest {actual[:8]}, the pair names {str(personas.sha256)[:8]}",
             hint="restore the pool that the checkpoint was trained with",
         )
-    return pool
+    return Pool.from_jsonl(data)
 
 
 def _check_prompts(folder: Path, place: str, side: Side) -> None:
@@ -194,7 +211,10 @@ def _check_probes(folder: Path, manifest: Manifest, serve: Recipe) -> None:
     if personas is not None and personas.source == "writer":
         return  # a live writer's words cannot be repeated
     for n, probe in enumerate(manifest.probes):
-        messages = rewrite(serve, [{"role": "user", "content": probe.query}]).messages
+        try:
+            messages = rewrite(serve, [{"role": "user", "content": probe.query}]).messages
+        except ItsError as error:
+            raise ProbeMismatch(f"{folder}/{FILE_NAME}: probe {n} cannot be rewritten: {error.message}") from None
         if messages != probe.messages:
             raise ProbeMismatch(
                 f"{folder}/{FILE_NAME}: probe {n} is rewritten differently here than when it was recorded",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from its_proxy import __version__
 from its_proxy.codesign.errors import ConfigError, ItsError
@@ -20,6 +22,7 @@ from its_proxy.settings import CONFIG_VARIABLE, Settings, effective, load_settin
 DEMO_PROBLEMS = Path(__file__).parent / "demo" / "problems.jsonl"
 DEMO_MODEL = "demo-random"
 DEFAULT_URL = "http://127.0.0.1:8080/v1"
+_PIPE_COLUMNS = 300
 
 
 class _Group(click.Group):
@@ -41,7 +44,9 @@ def main() -> None:
 _config = click.option(
     "--config", type=click.Path(path_type=Path), envvar=CONFIG_VARIABLE, show_envvar=True, help="A YAML file."
 )
-_url = click.option("--url", default=DEFAULT_URL, help="Base URL of a running its-proxy.")
+_url = click.option(
+    "--url", default=DEFAULT_URL, callback=lambda *args: args[-1].rstrip("/"), help="Base URL of a running its-proxy."
+)
 _key = click.option("--key", envvar="ITS_KEY", show_envvar=True, help="API key, where the server has keys.")
 
 
@@ -80,7 +85,7 @@ def config(**options: Any) -> None:
     table = Table("setting", "value", "from", box=None)
     for key, value, source in effective(_settings(**options)):
         table.add_row(key, json.dumps(value, default=str), source)
-    Console().print(table)
+    _console().print(table)
 
 
 @main.command()
@@ -100,7 +105,7 @@ def models(url: str, key: str | None, as_json: bool) -> None:
         pair, state = its.get("pair_id") or "", its.get("handshake") or ""
         state = ", ".join(state) if isinstance(state, list) else state
         table.add_row(card["id"], its.get("strategy") or "", str(its.get("n") or ""), pair[:8], state, why)
-    Console().print(table)
+    _console().print(table)
 
 
 @main.command()
@@ -117,9 +122,10 @@ def ask(query: str | None, demo: bool, model: str, n: int | None, url: str, key:
         query, answer = _demo_problem()
     if query is None:
         raise click.UsageError("give a QUERY, or --demo")
-    its: dict[str, Any] = {"candidates": True} | ({"n": n} if n is not None else {})
-    body = {"model": model, "messages": [{"role": "user", "content": query}], "its": its}
-    _print_vote(Console(), query, answer, post_json(f"{url}/chat/completions", body, key))
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": query}]}
+    if n is not None:
+        body["its"] = {"n": n}
+    _print_vote(_console(), query, answer, post_json(f"{url}/chat/completions", body, key))
 
 
 @main.command()
@@ -135,7 +141,7 @@ def explain(query: str, model: str, as_json: bool, url: str, key: str | None) ->
     if as_json:
         click.echo(json.dumps(plan, indent=2))
         return
-    _print_plan(Console(), query, plan)
+    _print_plan(_console(), query, plan)
 
 
 @main.command()
@@ -185,34 +191,44 @@ def _demo_problem() -> tuple[str, str]:
     return row["query"], row["answer"]
 
 
+def _console() -> Console:
+    """Texts keep their own line breaks, and tables their whole values where no terminal tells its width."""
+    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+    return Console(width=width, soft_wrap=True, highlight=False, markup=False)
+
+
 def _print_vote(console: Console, query: str, answer: str | None, reply: Mapping[str, Any]) -> None:
-    its = reply.get("its") or {}
-    console.print("[bold]query[/]", style="dim")
-    console.print(query, markup=False)
-    console.print(f"\n[bold]reply[/] of {reply['model']}", style="dim")
-    console.print(reply["choices"][0]["message"]["content"], markup=False)
-    if not its:
+    console.print("query", style="bold")
+    console.print(query)
+    console.print(f"\nreply of {reply['model']}", style="bold")
+    console.print(reply["choices"][0]["message"].get("content") or "")
+    if (its := reply.get("its")) is None:
         return
-    console.print("\n[bold]vote[/]", style="dim")
+    console.print("\nvote", style="bold")
     total = max(its["votes"].values(), default=1)
     for text, weight in its["votes"].items():
-        console.print(f"  {text:>12}  {'█' * round(24 * weight / total)} {weight}", markup=False, highlight=False)
-    saved = its["cancelled"]["candidates"]
-    console.print(f"  agreement {its['agreement']:.2f}; {its['n']} asked, {saved} cancelled early; "
-                  f"strategy {its['strategy']}; handshake {its['handshake']}", highlight=False)  # fmt: skip
+        console.print(f"  {text:>12}  {'█' * round(24 * weight / total)} {weight}")
+    strategies = [member["strategy"] for member in its["members"] or [its]]
+    console.print(
+        f"  agreement {its['agreement']:.2f}; {its['n']} asked, {its['cancelled']['candidates']} cancelled early; "
+        f"stopped: {its['stopped']}; strategy {', '.join(strategies)}; handshake {its['handshake']}"
+    )
     if answer is not None:
-        console.print(f"  the right answer is {answer}", highlight=False)
+        console.print(f"  the right answer is {answer}")
 
 
 def _print_plan(console: Console, query: str, plan: Mapping[str, Any]) -> None:
     for member in plan["members"]:
-        console.print(f"[bold]{member['model']}[/]: strategy {member['strategy']}, handshake {member['handshake']}, "
-                      f"{member['n']} of {plan['n']} candidates")  # fmt: skip
+        console.print(
+            f"{member['model']}: strategy {member['strategy']}, handshake {member['handshake']}, "
+            f"{member['n']} of {plan['n']} candidates",
+            style="bold",
+        )
         for message in member["messages"]:
             content = message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])
             before, found, after = content.partition(query)
-            console.print(f"[dim]{message['role']}:[/] ", end="")
-            console.print(before, style="cyan", markup=False, end="")
-            console.print(found + after, markup=False)
-    console.print(f"vote {plan['vote']}, starts with {plan['starts_with']}, stop {plan['stop']}, answer {plan['answer']}, "
-                  f"sampling {plan['sampling']}", highlight=False)  # fmt: skip
+            console.print(Text.assemble((f"{message['role']}: ", "dim"), (before, "cyan"), found, after))
+    console.print(
+        f"vote {plan['vote']}, starts with {plan['starts_with']}, stop {plan['stop']}, answer {plan['answer']}, "
+        f"sampling {plan['sampling']}"
+    )

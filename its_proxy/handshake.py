@@ -5,16 +5,16 @@ digest says more. Until one of the two has spoken, a server is `unverified`, nev
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from its_proxy.checkpoint import Checkpoint, check_weights
-from its_proxy.codesign.errors import ItsError, ManifestError, ModelUnavailable, UpstreamBusy, UpstreamRejected
-from its_proxy.codesign.errors import UpstreamError
+from its_proxy.codesign.errors import ManifestError, ModelUnavailable, UpstreamError, UpstreamRejected
 from its_proxy.codesign.manifest import Probe
-from its_proxy.upstreams.base import Upstream
+from its_proxy.upstreams.base import Body, Upstream
 
 State = Literal["pending", "verified", "unverified", "mismatch", "none"]
 MAX_PROBES = 16
@@ -85,49 +85,75 @@ async def check(checkpoint: Checkpoint, upstream: Upstream, served_name: str, *,
     try:
         if is_local:
             await asyncio.to_thread(check_weights, checkpoint)
-        cards = await upstream.models()
-        if not any(card.get("id") == served_name for card in cards):
+        if not any(card.get("id") == served_name for card in await upstream.models()):
             return Verdict("pending", f"upstream {upstream.name} does not list {served_name}")
-        probes = checkpoint.manifest.probes[:MAX_PROBES]
-        if not probes:
-            return Verdict("unverified", "the manifest holds no probes")
-        for number, probe in enumerate(probes):
-            verdict = await _check_tokens(checkpoint, upstream, served_name, number, probe)
-            if verdict is not None:
-                return verdict
     except ManifestError as error:
         return Verdict("mismatch", str(error))
-    except UpstreamBusy as error:
-        return Verdict("pending", str(error))
-    except UpstreamRejected as error:
-        return Verdict("mismatch" if error.status == 400 else "pending", f"the probe was refused: {error}")
     except UpstreamError as error:
         return Verdict("pending", str(error))
-    if is_local and "weights_sha256" in checkpoint.manifest.provenance:
-        return Verdict("verified", f"tokens of {len(probes)} probes and the weights' digests are those recorded")
-    return Verdict("unverified", f"tokens of {len(probes)} probes are those recorded; weights were not compared")
+    try:
+        return await _check_probes(checkpoint, upstream, served_name, is_local=is_local)
+    except UpstreamRejected as error:
+        # 400: the template refuses the very messages that it was recorded with. Anything else may pass.
+        return Verdict("mismatch" if error.status == 400 else "pending", f"a probe was refused: {error}")
+    except UpstreamError as error:
+        return Verdict("pending", str(error))
 
 
-async def _check_tokens(
-    checkpoint: Checkpoint, upstream: Upstream, served_name: str, number: int, probe: Probe
-) -> Verdict | None:
-    body: dict[str, Any] = {
-        "model": served_name,
-        "messages": probe.messages,
-        "max_tokens": 1,
-        "temperature": 0,
-        "return_token_ids": True,
-    }
+async def _check_probes(checkpoint: Checkpoint, upstream: Upstream, served_name: str, *, is_local: bool) -> Verdict:
+    probes = checkpoint.manifest.probes[:MAX_PROBES]
+    if not probes:
+        return Verdict("unverified", "the manifest holds no probes")
+    is_on_route = True
+    for number, probe in enumerate(probes):
+        body = _probe_body(checkpoint, served_name, probe)
+        tokens = await _tokens_served(upstream, body, number)
+        if tokens is None:
+            is_on_route = False
+            tokens = await _tokens_rendered(upstream, body)
+        if tokens is None:
+            return Verdict("unverified", "the upstream shows no tokens: template defaults unseen")
+        if tokens != probe.prompt_token_ids:
+            difference = _first_difference(tokens, probe)
+            return Verdict("mismatch", f"probe {number} renders to other tokens than recorded{difference}")
+    said = f"tokens of {len(probes)} probes are those recorded"
+    if not is_on_route:
+        return Verdict("unverified", f"{said}, by /tokenize: template defaults unseen")
+    if is_local and checkpoint.manifest.provenance.get("weights_sha256"):
+        return Verdict("verified", f"{said}, and so are the weights' digests")
+    return Verdict("unverified", f"{said}; weights were not compared")
+
+
+def _probe_body(checkpoint: Checkpoint, served_name: str, probe: Probe) -> dict[str, Any]:
     template_kwargs = checkpoint.manifest.pair.serve_with.chat_template_kwargs
-    if template_kwargs:
-        body["chat_template_kwargs"] = template_kwargs
-    completion = await upstream.complete(body, f"its-handshake-{number}")
+    kwargs = {"chat_template_kwargs": template_kwargs} if template_kwargs else {}
+    return {"model": served_name, "messages": probe.messages, **kwargs}
+
+
+async def _tokens_served(upstream: Upstream, body: Body, number: int) -> list[Any] | None:
+    """What the serving route itself makes of the messages; None where it does not show it."""
+    body = {**body, "max_tokens": 1, "temperature": 0}
+    request_id = f"its-handshake-{number}"
+    try:
+        completion = await upstream.complete({**body, "return_token_ids": True}, request_id)
+    except UpstreamRejected as error:
+        if error.status != 400:
+            raise
+        # A strict server refuses a field that it does not know, and so has said nothing about the messages yet.
+        completion = await upstream.complete(body, request_id)
     tokens = completion.get("prompt_token_ids")
-    if not isinstance(tokens, list):
-        return Verdict("unverified", "the upstream does not show its tokens: template defaults unseen")
-    if tokens != probe.prompt_token_ids:
-        return Verdict("mismatch", f"probe {number} renders to other tokens than recorded{_first_difference(tokens, probe)}")
-    return None
+    return tokens if isinstance(tokens, list) else None
+
+
+async def _tokens_rendered(upstream: Upstream, body: Body) -> list[Any] | None:
+    """What `/tokenize` makes of the messages; None where there is no such route."""
+    try:
+        reply = await upstream.forward("POST", "tokenize", json.dumps(body).encode(), "application/json")
+        document = json.loads(reply.body)
+    except (UpstreamRejected, ValueError, RecursionError):
+        return None
+    tokens = document.get("tokens") if isinstance(document, dict) else None
+    return tokens if isinstance(tokens, list) else None
 
 
 def _first_difference(tokens: list[Any], probe: Probe) -> str:
@@ -136,8 +162,3 @@ def _first_difference(tokens: list[Any], probe: Probe) -> str:
     if place is None:
         return f" ({len(tokens)} tokens against {len(recorded)})"
     return f" (from token {place} of {len(recorded)} on)"
-
-
-def describe(error: ItsError) -> Verdict:
-    """The verdict on a model whose manifest could not even be opened."""
-    return Verdict("mismatch", str(error))

@@ -7,19 +7,22 @@ The plan is all that a request can influence, so requests cannot change each oth
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from its_proxy.checkpoint import Checkpoint
-from its_proxy.codesign.errors import NotPermitted, RequestError, StrategyNotApplicable
+from its_proxy.codesign.errors import ManifestError, NotPermitted, RequestError, StrategyNotApplicable
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
 from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
 from its_proxy.upstreams.base import Upstream
 from its_proxy.voting.answers import AnswerKind
-from its_proxy.voting.expectation import TINY_MAX_TOKENS, expects_answer, is_housekeeping
+from its_proxy.voting.expectation import TINY_MAX_TOKENS, asks_for_answer, expects_answer, is_housekeeping
 
 Mode = Literal["auto", "always", "off"]
+# Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
+_OWN_FIELDS = ("n", "seed", "stream", "stream_options", *SAMPLING_FIELDS)
 
 
 class HasState(Protocol):
@@ -102,23 +105,22 @@ def make_plan(
     rules = _overridden(request, rules)
     turns = user_turns(request.messages)
     question = turns[-1].text if turns else ""
+    _check_n(request, rules)
     is_vote = _is_vote(request, rules, question)
     n = max(rules.n if is_vote else 1, request.n)
-    if n > rules.max_n:
-        raise RequestError(f"n is {n}, and at most {rules.max_n} are allowed here", param="n", code="n_too_large")
     is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
-    is_explicit = request.its.n is not None or "response_format" in request.body
     used = members if is_vote else members[:1]
+    shares = [_share(n, position, len(used)) for position in range(len(used))]
     return Plan(
         model=model,
-        members=tuple(_planned(request, m, rules, rights, is_vote, _share(n, k, len(used))) for k, m in enumerate(used)),
+        members=tuple(_planned(request, m, rules, rights, is_vote, k) for m, k in zip(used, shares, strict=True)),
         rules=rules,
         n=n,
         n_choices=request.n,
         seed=_base_seed(request),
         sampling=_sampling(request, rules, is_vote),
         is_vote=is_vote,
-        starts_with_one=is_auto and request.n == 1 and not is_explicit and not expects_answer(question),
+        starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, question),
         gives_up=is_auto,
     )
 
@@ -134,6 +136,26 @@ def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
         "on_no_consensus": its.on_no_consensus,
     }
     return replace(rules, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _check_n(request: ChatRequest, rules: VoteRules) -> None:
+    for param, n in (("n", request.n), ("its.n", request.its.n)):
+        if n is not None and n > rules.max_n:
+            message = f"{param} is {n}, and at most {rules.max_n} are allowed here"
+            raise RequestError(message, param=param, code="n_too_large")
+
+
+def _expects_answer(request: ChatRequest, question: str) -> bool:
+    """By the question itself, or by what the client says about it: n, a format, a system prompt that asks for a box."""
+    form = request.body.get("response_format")
+    if request.its.n is not None or (isinstance(form, Mapping) and form.get("type") != "text"):
+        return True
+    return expects_answer(question) or any(map(asks_for_answer, _system_texts(request)))
+
+
+def _system_texts(request: ChatRequest) -> list[str]:
+    systems = [message for message in request.messages if message["role"] in ("system", "developer")]
+    return [turn.text for message in systems for turn in user_turns([{**message, "role": "user"}])]
 
 
 def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
@@ -160,18 +182,14 @@ def _planned(
 ) -> PlannedMember:
     recipe, is_forced = _recipe(request, member, rights)
     _refuse_own_template(request, recipe, is_forced)
-    body: dict[str, Any] = {
-        key: value for key, value in request.body.items() if key not in ("n", "seed", "stream", "stream_options")
-    }
+    body: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
     body.update(_sampling(request, rules, is_vote))
     body.update(_max_tokens(request, rules))
     body["model"] = member.served_name
     if recipe is not None:
         body["messages"] = rewrite(recipe, request.messages).messages
-    template_kwargs = _template_kwargs(member)
-    if template_kwargs:
-        body["chat_template_kwargs"] = {**template_kwargs, **body.get("chat_template_kwargs", {})}
-    return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced)
+    body.update(_template_kwargs(request, member))
+    return PlannedMember(member, recipe.strategy.name if recipe else None, MappingProxyType(body), n, is_forced)
 
 
 def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tuple[Recipe | None, bool]:
@@ -199,26 +217,28 @@ def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tup
 
 def _forced_recipe(checkpoint: Checkpoint, wanted: str) -> Recipe:
     """The recorded recipe with another strategy; a pair without personas borrows the template personas."""
-    try:
-        strategy = strategy_named(name_from_input(wanted))
-    except Exception as error:
-        raise RequestError(str(error), param="its.strategy") from None
     pool = checkpoint.serve.pool or checkpoint.trained.pool or taxonomy_pool()
-    return replace(checkpoint.serve, strategy=strategy, pool=pool)
+    try:
+        return replace(checkpoint.serve, strategy=strategy_named(name_from_input(wanted)), pool=pool)
+    except ManifestError as error:  # no such strategy, or a pool that lacks the domains it draws from
+        raise RequestError(error.message, param="its.strategy", hint=error.hint) from None
 
 
 def _refuse_own_template(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
     if recipe is None or recipe.strategy.family == "none" or is_forced:
         return
-    for key in request.body:
-        if key.startswith("chat_template"):
+    for key, value in request.body.items():
+        if key.startswith("chat_template") and value is not None:
             raise StrategyNotApplicable(
                 f"{key} would render a prompt that the pair does not know", param=key, hint="leave it out"
             )
 
 
-def _template_kwargs(member: Member) -> Mapping[str, Any]:
-    return member.checkpoint.manifest.pair.serve_with.chat_template_kwargs if member.checkpoint else {}
+def _template_kwargs(request: ChatRequest, member: Member) -> dict[str, Any]:
+    """The pair's own, under whatever the client may still add."""
+    recorded = member.checkpoint.manifest.pair.serve_with.chat_template_kwargs if member.checkpoint else {}
+    own = request.body.get("chat_template_kwargs") or {}
+    return {"chat_template_kwargs": {**recorded, **own}} if recorded else {}
 
 
 def _sampling(request: ChatRequest, rules: VoteRules, is_vote: bool) -> dict[str, Any]:
@@ -228,7 +248,10 @@ def _sampling(request: ChatRequest, rules: VoteRules, is_vote: bool) -> dict[str
     recorded = dict(rules.sampling or {})
     if request.its.sampling == "client":
         return own
-    return {**own, **recorded} if is_vote else {**recorded, **own}
+    if is_vote:
+        # Wholly: a client's top_k of 1 beside the recorded temperature would make n equal answers, too.
+        return recorded or own
+    return {**recorded, **own}
 
 
 def _max_tokens(request: ChatRequest, rules: VoteRules) -> dict[str, int]:
@@ -238,4 +261,4 @@ def _max_tokens(request: ChatRequest, rules: VoteRules) -> dict[str, int]:
     if cap is None:
         return {}
     names = [name for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None]
-    return {name: cap for name in names or ["max_tokens"]}
+    return dict.fromkeys(names or ["max_tokens"], cap)

@@ -6,8 +6,9 @@ from typing import Any
 from urllib.parse import quote
 
 from its_proxy.plan import Plan, PlannedMember
-from its_proxy.protocol.its import CandidateReport, Cancelled, ItsReply, MemberReport
+from its_proxy.protocol.its import Cancelled, CandidateReport, ItsReply, MemberReport
 from its_proxy.sampling import Candidate, Outcome, generated_tokens
+from its_proxy.upstreams.base import Completion
 
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -113,11 +114,14 @@ def _choices(outcome: Outcome) -> list[dict[str, Any]]:
     others = sorted(_received(outcome), key=lambda candidate: _rank(outcome, candidate))
     ordered = [outcome.winner, *(candidate for candidate in others if candidate is not outcome.winner)]
     chosen = ordered[: outcome.plan.n_choices]
-    return [
-        {**candidate.completion["choices"][0], "index": index}
-        for index, candidate in enumerate(chosen)
-        if candidate.completion is not None
-    ]
+    return [_choice(candidate.completion, index) for index, candidate in enumerate(chosen) if candidate.completion]
+
+
+def _choice(completion: Completion, index: int) -> dict[str, Any]:
+    """The upstream's choice; what OpenAI's clients stumble over when it is missing is filled in."""
+    choice = completion["choices"][0]
+    message = {"role": "assistant", "content": None, **choice["message"]}
+    return {"logprobs": None, **choice, "index": index, "message": message}
 
 
 def _rank(outcome: Outcome, candidate: Candidate) -> tuple[int, int]:
@@ -132,7 +136,7 @@ def _received(outcome: Outcome) -> list[Candidate]:
 def _usage(outcome: Outcome) -> dict[str, int]:
     """The sum of what upstreams reported, and the prompts of cancelled candidates, which were read all the same."""
     usages = [usage for candidate in _received(outcome) if (usage := _usage_of(candidate)) is not None]
-    total = {field: sum(usage.get(field) or 0 for usage in usages) for field in USAGE_FIELDS}
+    total = {field: sum(_tokens(usage, field) for usage in usages) for field in USAGE_FIELDS}
     cancelled = _cancelled_prompt_tokens(outcome)
     total["prompt_tokens"] += cancelled
     total["total_tokens"] += cancelled
@@ -144,13 +148,18 @@ def _usage_of(candidate: Candidate) -> dict[str, Any] | None:
     return usage if isinstance(usage, dict) else None
 
 
+def _tokens(usage: Mapping[str, Any], field: str) -> int:
+    tokens = usage.get(field)
+    return tokens if isinstance(tokens, int) else 0
+
+
 def _cancelled_prompt_tokens(outcome: Outcome) -> int:
     """A member's candidates share one prompt, so one received reply tells the length of the others' prompts."""
     n_members = len(outcome.plan.members)
     prompt_tokens: dict[int, int] = {}
     for candidate in _received(outcome):
         usage = _usage_of(candidate) or {}
-        prompt_tokens[candidate.index % n_members] = usage.get("prompt_tokens") or 0
+        prompt_tokens[candidate.index % n_members] = _tokens(usage, "prompt_tokens")
     return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in outcome.in_state("cancelled"))
 
 
@@ -208,14 +217,18 @@ def _member_report(outcome: Outcome, planned: PlannedMember) -> MemberReport:
 
 
 def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
-    completion: Mapping[str, Any] = candidate.completion or {}
     return CandidateReport(
         index=candidate.index,
         seed=candidate.seed,
         member=plan.member_of(candidate.index).member.name,
         state=candidate.state,
-        text=candidate.text,
+        text=_text(candidate.text),
         answer=candidate.answer.text if candidate.answer is not None else None,
-        finish_reason=candidate.finish_reason,
-        completion_tokens=generated_tokens(dict(completion)),
+        finish_reason=_text(candidate.finish_reason),
+        completion_tokens=generated_tokens(candidate.completion) if candidate.completion is not None else None,
     )
+
+
+def _text(value: Any) -> str | None:
+    """An upstream may put anything where a text should be."""
+    return value if isinstance(value, str) else None

@@ -5,14 +5,23 @@ more, the others are cancelled, each by closing its own call; when the caller le
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import monotonic
 from typing import Any, Literal
 
-from its_proxy.codesign.errors import BadPayload, ItsError, NoConsensus, NoVote, QuorumLost, UpstreamBusy
-from its_proxy.codesign.errors import UpstreamError, UpstreamRejected, UpstreamTimeout
+from its_proxy.codesign.errors import (
+    BadPayload,
+    ItsError,
+    NoConsensus,
+    NoVote,
+    QuorumLost,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
 from its_proxy.plan import Plan
 from its_proxy.upstreams.base import Completion
 from its_proxy.voting.answers import Answer, AnswerKind, read_answer
@@ -100,10 +109,12 @@ class _Query:
             tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.n)
             try:
                 while len(self._received) < self._plan.n:
-                    self._receive(await self._arrivals.get())
+                    await self._receive_arrived()
                     if (stopped := self._stopped()) is not None:
                         return stopped
                     if len(self._received) == self._n_started < self._plan.n:
+                        if self._is_refused():
+                            break
                         tasks += self._start(group, self._plan.n - self._n_started)
                 return "complete"
             finally:
@@ -112,8 +123,7 @@ class _Query:
 
     def finish(self) -> tuple[Candidate, ...]:
         """Every candidate that was started, those that never arrived marked as cancelled (or lost to the deadline)."""
-        while not self._arrivals.empty():
-            self._receive(self._arrivals.get_nowait())
+        self._receive_waiting()
         return tuple(
             self._received.get(index) or Candidate(index, self._seed(index), self._weight(index), "cancelled")
             for index in range(self._n_started)
@@ -143,25 +153,41 @@ class _Query:
     def _weight(self, index: int) -> int:
         return self._plan.member_of(index).member.weight
 
+    async def _receive_arrived(self) -> None:
+        """Waits for a candidate, and takes those with it that came at the same moment: what is here has a vote."""
+        self._receive(await self._arrivals.get())
+        self._receive_waiting()
+
+    def _receive_waiting(self) -> None:
+        while not self._arrivals.empty():
+            self._receive(self._arrivals.get_nowait())
+
     def _receive(self, candidate: Candidate) -> None:
         self._received[candidate.index] = candidate
         if self._on_first is not None and candidate.state != "lost":
             self._on_first()
             self._on_first = None
 
+    def _is_refused(self) -> bool:
+        """Whether an upstream refused the request itself: it would refuse the other candidates' alike."""
+        return all(isinstance(candidate.error, UpstreamRejected) for candidate in self._received.values())
+
     def _stopped(self) -> Stopped | None:
+        plan = self._plan
         finished = [candidate for candidate in self._received.values() if candidate.state != "lost"]
-        if self._plan.gives_up and finished and all(candidate.answer is None for candidate in finished):
-            enough = 1 if self._plan.starts_with_one and self._n_started == 1 else 2
-            if len(finished) >= enough:
-                return "no_answer"
-        if not self._plan.is_vote or self._plan.n_choices > 1:
+        if len(finished) < plan.n_choices:
             return None
-        waiting = sum(self._weight(index) for index in range(self._plan.n) if index not in self._received)
-        abstained = sum(candidate.weight for candidate in finished if candidate.state == "no_answer")
-        rules = self._plan.rules
-        ballots = _ballots(finished)
-        return "decided" if waiting and is_decided(rules.stop, ballots, abstained, waiting, rules.min_agreement) else None
+        if plan.gives_up and all(candidate.answer is None for candidate in finished):
+            is_first_alone = plan.starts_with_one and self._n_started == 1
+            return "no_answer" if is_first_alone or len(finished) >= 2 else None
+        waiting = sum(self._weight(index) for index in range(plan.n) if index not in self._received)
+        if not plan.is_vote or not waiting:
+            return None
+        # Short of the quorum the lost ones count as if they could still vote: the full vote might end without a quorum.
+        lost = 0 if _has_quorum(plan, len(finished)) else _weight_of(self._received.values(), "lost")
+        abstained = _weight_of(finished, "no_answer")
+        is_over = is_decided(plan.rules.stop, _ballots(finished), abstained, waiting + lost, plan.rules.min_agreement)
+        return "decided" if is_over else None
 
 
 def read_candidate(completion: Completion, kind: AnswerKind) -> tuple[State, Answer | None]:
@@ -182,6 +208,10 @@ def _ballots(candidates: Sequence[Candidate]) -> list[Ballot]:
     return [Ballot(c.index, c.answer, c.weight) for c in candidates if c.answer is not None]
 
 
+def _weight_of(candidates: Iterable[Candidate], state: State) -> int:
+    return sum(candidate.weight for candidate in candidates if candidate.state == state)
+
+
 def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, seconds: float) -> Outcome:
     if stopped == "deadline":
         timeout = UpstreamTimeout(f"no reply within the {plan.rules.deadline_s:g} s deadline")
@@ -190,8 +220,8 @@ def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, s
             for c in candidates
         )
     received = [candidate for candidate in candidates if candidate.completion is not None]
-    _check_quorum(plan, candidates, received, stopped)
-    abstained = sum(c.weight for c in candidates if c.state == "no_answer")
+    _check_quorum(plan, candidates, len(received), stopped)
+    abstained = _weight_of(candidates, "no_answer")
     vote = majority_vote(_ballots(candidates), abstained, plan.rules.min_agreement)
     if plan.is_vote and vote.winner is None and plan.rules.on_no_answer == "error":
         raise NoVote(f"none of {len(received)} candidates holds an answer", hint=f"answer kind: {plan.rules.answer}")
@@ -210,13 +240,20 @@ def _prefer_valid(winner: Candidate, received: Sequence[Candidate], vote: Vote) 
     return next((candidate for candidate in received if candidate.is_valid), winner)
 
 
-def _check_quorum(plan: Plan, candidates: Sequence[Candidate], received: Sequence[Candidate], stopped: Stopped) -> None:
+def _has_quorum(plan: Plan, n_received: int) -> bool:
+    """A cut-off candidate counts as received: it tells of the client's own cap, not of a failing upstream."""
+    return n_received > 0 and n_received >= ceil(plan.rules.quorum * plan.n)
+
+
+def _check_quorum(plan: Plan, candidates: Sequence[Candidate], n_received: int, stopped: Stopped) -> None:
+    """Too many lost candidates are an error, unless the vote is the same whatever they would have said."""
     lost = [candidate.error for candidate in candidates if candidate.error is not None]
-    if not lost or stopped in ("decided", "no_answer"):
+    if not lost or stopped == "no_answer" or _has_quorum(plan, n_received):
         return
-    if received and len(received) >= ceil(plan.rules.quorum * plan.n):
+    abstained, lost_weight = _weight_of(candidates, "no_answer"), _weight_of(candidates, "lost")
+    if plan.is_vote and is_decided("exact", _ballots(candidates), abstained, lost_weight, plan.rules.min_agreement):
         return
-    raise _loss(lost, n_received=len(received), n=plan.n)
+    raise _loss(lost, n_received=n_received, n=plan.n)
 
 
 def _loss(lost: Sequence[UpstreamError], *, n_received: int, n: int) -> ItsError:
@@ -225,9 +262,11 @@ def _loss(lost: Sequence[UpstreamError], *, n_received: int, n: int) -> ItsError
     if n_received == 0 and (n == 1 or (len(statuses) == 1 and None not in statuses)):
         return lost[0]
     message = f"{n_received} of {n} candidates were received, below the quorum"
-    if all(isinstance(error, UpstreamBusy) for error in lost):
-        hints = [error.retry_after_s for error in lost if isinstance(error, UpstreamBusy) and error.retry_after_s]
-        return QuorumLost(message, status=429, retry_after_s=max(hints, default=None))
+    busy = [error for error in lost if isinstance(error, UpstreamBusy)]
+    if len(busy) == len(lost):
+        hints = [error.retry_after_s for error in busy if error.retry_after_s]
+        # 429 is about the caller, 503 about the server; min: one refusal on the caller's account is enough.
+        return QuorumLost(message, status=min(error.status for error in busy), retry_after_s=max(hints, default=None))
     status = 504 if any(isinstance(error, UpstreamTimeout) for error in lost) else 502
     return QuorumLost(f"{message}: {lost[0].message}", status=status)
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from aiohttp import web
@@ -33,7 +34,7 @@ Script = Callable[[dict[str, Any], int], Say]
 
 @dataclass
 class ScriptedUpstream:
-    """What a test reads: `bodies` of all calls, and how many were finished or cancelled."""
+    """What a test reads: `bodies` of all calls, how many were finished or cancelled, and when (monotonic seconds)."""
 
     url: str
     script: Script
@@ -43,10 +44,17 @@ class ScriptedUpstream:
     headers: list[dict[str, str]] = field(default_factory=list)
     n_finished: int = 0
     n_cancelled: int = 0
+    cancelled_at: list[float] = field(default_factory=list)
 
     @property
     def n_open(self) -> int:
         return len(self.bodies) - self.n_finished - self.n_cancelled
+
+    def forget(self) -> None:
+        """As if nothing had been asked yet."""
+        self.bodies.clear()
+        self.headers.clear()
+        self.n_finished = self.n_cancelled = 0
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         async with asyncio.timeout(timeout_s):
@@ -68,15 +76,17 @@ async def scripted_upstream(script: Script, models: list[str] | None = None) -> 
             response = await _answer(request, body, say, upstream)
         except (asyncio.CancelledError, ConnectionResetError):
             upstream.n_cancelled += 1
+            upstream.cancelled_at.append(monotonic())
             raise
         upstream.n_finished += 1
         return response
 
     async def list_models(request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in upstream.models]})
+        cards = [{"id": name, "object": "model"} for name in upstream.models]
+        return web.json_response({"object": "list", "data": cards})
 
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", chat)
+    app.router.add_post("/v1/{route:chat/completions|completions|embeddings}", chat)
     app.router.add_get("/v1/models", list_models)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -88,7 +98,9 @@ async def scripted_upstream(script: Script, models: list[str] | None = None) -> 
         await runner.cleanup()
 
 
-async def _answer(request: web.Request, body: dict[str, Any], say: Say, upstream: ScriptedUpstream) -> web.StreamResponse:
+async def _answer(
+    request: web.Request, body: dict[str, Any], say: Say, upstream: ScriptedUpstream
+) -> web.StreamResponse:
     if say.status != 200:
         return web.Response(status=say.status, text="upstream secret text", headers=say.headers)
     if say.raw is not None:

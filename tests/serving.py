@@ -1,8 +1,9 @@
 """Runs a real its-proxy server inside a test, on a free loopback port."""
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 from aiohttp import web
 
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
-from its_proxy.server.app import create_app
+from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.settings import load_settings
 from its_proxy.upstreams.embedded import EmbeddedUpstream
+from tests.scripted import Say, Script, ScriptedUpstream, scripted_upstream
 
 PROBE_QUERY = "How many eggs are 3 eggs and 4 eggs?"
 
@@ -26,7 +29,8 @@ PROBE_QUERY = "How many eggs are 3 eggs and 4 eggs?"
 def side(strategy: str, **fields: Any) -> dict[str, Any]:
     """A pair's side with the built-in template personas."""
     personas = {"source": "taxonomy", "sha256": taxonomy_pool().sha256, "domains": "taxonomy/1"}
-    return {"strategy": strategy, "version": 1, "personas": None if strategy == "none" else personas, "seed": 7, **fields}
+    drawn_from = None if strategy == "none" else personas
+    return {"strategy": strategy, "version": 1, "personas": drawn_from, "seed": 7, **fields}
 
 
 def tokens_of(messages: list[dict[str, Any]]) -> list[int]:
@@ -59,6 +63,36 @@ def write_checkpoint(folder: Path, document: dict[str, Any]) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP reply, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.raw)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error inside OpenAI's envelope, of which nothing may be missing."""
+        document = self.json
+        assert list(document) == ["error"]
+        assert set(document["error"]) == {"message", "type", "param", "code"}
+        assert self.headers["x-request-id"]
+        return document["error"]
+
+    @property
+    def chunks(self) -> list[Any]:
+        """The stream's JSON events; asserts that it holds only data and comments, and ends with [DONE]."""
+        lines = [line for line in self.raw.decode().split("\n") if line and not line.startswith(":")]
+        assert all(line.startswith("data: ") for line in lines)
+        assert lines[-1] == "data: [DONE]"
+        return [orjson.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
 @dataclass
 class Server:
     url: str
@@ -67,9 +101,28 @@ class Server:
 
     async def chat(self, query: Any = "What is 2 + 5?", model: str = "model", **fields: Any) -> tuple[int, Any]:
         """Status and JSON of one plain chat completion; `query` may be a whole message list."""
+        reply = await self.ask(query, model, **fields)
+        return reply.status, reply.json
+
+    async def ask(
+        self, query: Any = "What is 2 + 5?", model: str = "model", *, key: str | None = None, **fields: Any
+    ) -> Reply:
+        """One chat completion, plain or streamed; `query` may be a whole message list."""
         messages = query if isinstance(query, list) else [{"role": "user", "content": query}]
-        async with self.http.post(f"{self.url}/chat/completions", json={"model": model, "messages": messages, **fields}) as reply:
-            return reply.status, await reply.json()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        body = {"model": model, "messages": messages, **fields}
+        return await self.send("POST", "/v1/chat/completions", body, headers)
+
+    async def get(self, path: str, **headers: str) -> Reply:
+        return await self.send("GET", path, None, headers)
+
+    async def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Reply:
+        """Any request; `body` is JSON, or bytes as they are. `path` begins at the root."""
+        data = body if isinstance(body, bytes | None) else orjson.dumps(body)
+        data = io.BytesIO(data) if data else data  # aiohttp warns of large bytes
+        url = self.url.removesuffix("/v1") + path
+        async with self.http.request(method, url, data=data, headers=headers or {}) as reply:
+            return Reply(reply.status, reply.headers, await reply.read())
 
     async def ready(self, timeout_s: float = 20.0) -> None:
         """Until no handshake is pending any more."""
@@ -84,8 +137,8 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """A server with these settings (as flags); by default waits until every handshake has a verdict."""
     environ = environ or {}
-    context = build_context(load_settings(None, environ, settings), environ)
-    runner = web.AppRunner(create_app(context), handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+    context = build_context(load_settings(None, environ, {"drain_s": 0.1, **settings}), environ)
+    runner = create_runner(context)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     for upstream in context.catalog.upstreams:
@@ -109,6 +162,24 @@ def model_settings(url: str, checkpoint: Path | None, **fields: Any) -> dict[str
     """One model named `model` at the upstream `gpu`."""
     model = {"upstream": "gpu", **({"checkpoint": checkpoint} if checkpoint else {}), **fields}
     return {"upstreams": {"gpu": {"url": url}}, "models": {"model": model}}
+
+
+@asynccontextmanager
+async def serving_script(
+    script: Script | Say, checkpoint: Path | None, *, environ: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[tuple[Server, ScriptedUpstream]]:
+    """A server with one `model` at a scripted upstream, its handshake done; the script sees clients' calls alone."""
+
+    def answer(body: dict[str, Any], number: int) -> Say:
+        if body.get("return_token_ids"):
+            return Say("x", finish_reason="length")
+        return script(body, number) if callable(script) else script
+
+    async with scripted_upstream(answer) as upstream:
+        upstream.tokens = lambda body: tokens_of(body["messages"])
+        async with serving(model_settings(upstream.url, checkpoint) | settings, environ) as server:
+            upstream.forget()
+            yield server, upstream
 
 
 def digest_of(data: bytes) -> str:

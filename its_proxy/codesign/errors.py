@@ -162,7 +162,7 @@ class NoConsensus(VoteError):
 
 
 class QuorumLost(VoteError):
-    """`status`: 429 when every lost candidate was refused for load, 504 past the deadline, else 502."""
+    """`status`: 429 or 503 when every lost candidate was refused for load, 504 past the deadline, else 502."""
 
     code = "quorum_lost"
 
@@ -170,4 +170,4 @@ class QuorumLost(VoteError):
         super().__init__(message, hint=hint)
         self.status = status
         self.retry_after_s = retry_after_s
-        self.is_retryable = status == 429
+        self.is_retryable = status in (429, 503)

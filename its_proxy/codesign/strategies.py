@@ -98,7 +98,7 @@ def _random(situation: Situation) -> Steps:
 
 def _mixed(situation: Situation) -> Steps:
     """Half of the training rows plain, by hash of the row id; served (no row) as `random`, to the letter."""
-    row_draw = replace(situation.draw, text=situation.row_id or "")
+    row_draw = replace(situation.draw, turn=0, text=situation.row_id or "")
     if situation.row_id is not None and row_draw.number("plain") % 2 == 0:
         return None
     return (yield from _random(replace(situation, draw=replace(situation.draw, strategy="random"))))

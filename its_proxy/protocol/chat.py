@@ -15,6 +15,7 @@ STRICT_PARSE_BYTES = 64 * 1024
 
 MAX_DEPTH = 64
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
+_JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
 _DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 
 
@@ -38,7 +39,7 @@ def read_body(data: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error.msg}", code="invalid_json") from None
     except ValueError as error:
-        raise RequestError(f"the body is {error}", code="invalid_json") from None
+        raise RequestError(f"the body cannot be read: {str(error)[:200]}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object", code="invalid_json")
     if _is_deeper_than(body, MAX_DEPTH):
@@ -52,10 +53,9 @@ def read_body(data: bytes) -> dict[str, Any]:
 
 def read_chat(body: dict[str, Any]) -> ChatRequest:
     """Checks what we act on; raises RequestError naming the field."""
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise RequestError("model is required and must be a string", param="model")
-    _refuse_denied(body)
+    model = read_model(body)
+    refuse_denied(body)
+    _optional(body, "chat_template_kwargs", dict, None)
     stream = _optional(body, "stream", bool, False)
     options = _optional(body, "stream_options", dict, {})
     return ChatRequest(
@@ -67,6 +67,20 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         is_stream=stream,
         wants_usage=stream and options.get("include_usage") is True,
     )
+
+
+def read_model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestError("model is required and must be a string", param="model")
+    return model
+
+
+def refuse_denied(body: Mapping[str, Any]) -> None:
+    """Fields that reach past the model into the engine: another tenant's cache, another request's slot."""
+    for key in body:
+        if key in _DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
+            raise RequestError(f"{key[:100]} is not for clients to set", param=key[:100], code="field_not_allowed")
 
 
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:
@@ -99,19 +113,12 @@ def _read_messages(messages: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def _refuse_denied(body: Mapping[str, Any]) -> None:
-    """Fields that reach past the model into the engine: another tenant's cache, another request's slot."""
-    for key in body:
-        if key in _DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
-            raise RequestError(f"{key} is not for clients to set", param=key, code="field_not_allowed")
-
-
 def _optional(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = body.get(name)
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise RequestError(f"{name} must be a {kind.__name__}", param=name)
+        raise RequestError(f"{name} must be {_JSON_NAMES[kind]}", param=name)
     return value
 
 

@@ -1,5 +1,6 @@
 """Small blocking JSON calls for the command line; errors come back as the one line that the server wrote."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -13,27 +14,27 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def get_json(url: str, key: str | None = None) -> dict[str, Any]:
-    return _call(urllib.request.Request(url, headers=_headers(key)))
+    """Raises ItsError with the server's own words, UpstreamUnreachable where none answers."""
+    return _call(url, None, key)
 
 
 def post_json(url: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json", **_headers(key)}
-    return _call(urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers))
+    """Raises like `get_json`."""
+    return _call(url, json.dumps(body).encode(), key)
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _call(request: urllib.request.Request) -> dict[str, Any]:
+def _call(url: str, data: bytes | None, key: str | None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with _opener.open(request, timeout=TIMEOUT_S) as reply:
-            document: dict[str, Any] = json.load(reply)
-            return document
+        with _opener.open(urllib.request.Request(url, data=data, headers=headers), timeout=TIMEOUT_S) as reply:
+            document = json.load(reply)
     except urllib.error.HTTPError as error:
         raise ItsError(_message(error)) from None
-    except (OSError, ValueError):
-        raise UpstreamUnreachable(f"no its-proxy answers at {request.full_url}", hint="start one: make serve") from None
+    except (OSError, ValueError, http.client.HTTPException):
+        document = None
+    if not isinstance(document, dict):
+        raise UpstreamUnreachable(f"no its-proxy answers at {url}", hint="start one: make serve")
+    return document
 
 
 def _message(error: urllib.error.HTTPError) -> str:

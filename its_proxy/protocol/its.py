@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from its_proxy.codesign.errors import RequestError
 
 VERSION = 1
+_MESSAGES = {"extra_forbidden": "unknown key", "model_type": "should be an object"}
 
 
 class ItsRequest(BaseModel):
@@ -96,7 +97,7 @@ def read_its(value: Any) -> ItsRequest:
         return ItsRequest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(["its", *map(str, first["loc"])])
+        param = ".".join(["its", *map(str, first["loc"])])[:100]
         known = ", ".join(ItsRequest.model_fields)
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        message = _MESSAGES.get(first["type"], first["msg"])
         raise RequestError(f"{param}: {message}", param=param, hint=f"known keys: {known}") from None

@@ -1,6 +1,7 @@
 """The HTTP application: routes, and the one place where errors become replies."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -8,11 +9,21 @@ import orjson
 import structlog
 from aiohttp import web
 
-from its_proxy.codesign.errors import ItsError, ModelNotFound, StrategyNotApplicable
-from its_proxy.protocol.chat import read_body
-from its_proxy.protocol.envelope import envelope, error_reply
+from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
+from its_proxy.protocol.chat import read_body, read_model, refuse_denied
+from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
+from its_proxy.protocol.sse import DONE, event
 from its_proxy.server.chat import chat_completions, json_reply, read_bytes
-from its_proxy.server.context import CONTEXT, MODEL, REQUEST_ID, Context, caller_of, context_of, new_request_id
+from its_proxy.server.context import (
+    CONTEXT,
+    MODEL,
+    REQUEST_ID,
+    STREAM,
+    Context,
+    caller_of,
+    context_of,
+    new_request_id,
+)
 
 log = structlog.get_logger("its_proxy")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -23,12 +34,28 @@ _HTTP_ERRORS = {
     415: ("unsupported_encoding", "compressed bodies are not accepted"),
 }
 FORWARDED = ("completions", "embeddings")
+# aiohttp quotes what it cannot parse, which may be a prompt or a key; our own defects `_answer` logs itself.
+_SILENT = logging.getLogger("its_proxy.http")
+_SILENT.disabled = True
+
+
+def create_runner(context: Context) -> web.AppRunner:
+    """The application, ready to listen: a client that leaves cancels its handler, a shutdown waits for the others."""
+    return web.AppRunner(
+        create_app(context),
+        handler_cancellation=True,
+        access_log=None,
+        logger=_SILENT,
+        # Compressed bodies are refused by their header; nothing may inflate them on the way to that refusal.
+        auto_decompress=False,
+        shutdown_timeout=max(context.settings.drain_s, 0.1),
+    )
 
 
 def create_app(context: Context) -> web.Application:
-    # The handlers read a body whole before anything else happens to it.
     app = web.Application(middlewares=[_answer], client_max_size=context.settings.max_body_bytes)
     app[CONTEXT] = context
+    app.on_response_prepare.append(_stamp)
     app.router.add_post("/v1/chat/completions", chat_completions)
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{name:.+}", show_model)
@@ -48,9 +75,11 @@ async def alive(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """200 while at least one model serves and no shutdown has begun."""
     context = context_of(request)
-    models = {name: served.is_serving for name, served in context.catalog.served.items()}
     is_ready = context.catalog.is_ready and not context.is_draining
-    return json_reply({"status": "ready" if is_ready else "not ready", "serving": models}, status=200 if is_ready else 503)
+    # Counts, not names: this route is open to everyone.
+    serving = [served.is_serving for served in context.catalog.served.values()]
+    body = {"status": "ready" if is_ready else "not ready", "models": len(serving), "serving": sum(serving)}
+    return json_reply(body, status=200 if is_ready else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -76,8 +105,13 @@ async def forward(request: web.Request) -> web.Response:
     """Routes without chat messages: passed on unchanged, but never past a strategy."""
     caller_of(request)
     body = read_body(await read_bytes(request))
-    served, _ = await context_of(request).catalog.resolve(str(body.get("model") or ""))
+    refuse_denied(body)
+    if "its" in body:
+        raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
+    served, overrides = await context_of(request).catalog.resolve(read_model(body))
     request[MODEL] = served.name
+    if overrides:
+        raise RequestError("this route knows no model suffix", param="model", hint="use /v1/chat/completions")
     served.require_serving()
     member = served.members[0]
     if served.is_ensemble or (member.checkpoint is not None and member.checkpoint.serve.strategy.family != "none"):
@@ -89,6 +123,13 @@ async def forward(request: web.Request) -> web.Response:
     path = request.path.removeprefix("/v1/")
     reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
     return web.Response(body=reply.body, status=reply.status, content_type=reply.content_type)
+
+
+async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """On every reply, streams included, before its headers leave."""
+    # aiohttp refuses some requests on its own, before any middleware gave them an id.
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id(None)
+    response.headers["Server"] = "its-proxy"
 
 
 @web.middleware
@@ -103,8 +144,6 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await _reply_or_error(request, handler)
         status = response.status
-        if not response.prepared:
-            response.headers["x-request-id"] = request[REQUEST_ID]
         return response
     except asyncio.CancelledError:
         context.metrics.disconnects.inc()
@@ -124,16 +163,33 @@ async def _reply_or_error(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except ItsError as error:
         reply = error_reply(error)
-        return json_reply(reply.body, reply.headers, reply.status)
     except web.HTTPException as error:
-        code, message = _HTTP_ERRORS.get(error.status, ("http_error", error.reason))
-        return json_reply(envelope(message, kind="invalid_request_error", code=code), status=error.status)
+        reply = _http_error_reply(error)
     except ConnectionResetError:
         raise asyncio.CancelledError from None  # the client left while we wrote to it
     except Exception:
         log.exception("a defect of its-proxy", id=request[REQUEST_ID])
-        body = envelope("its-proxy failed on this request", kind="server_error", code="internal_error")
-        return json_reply(body, {"x-should-retry": "false"}, 500)
+        reply = defect_reply()
+    if (stream := request.get(STREAM)) is not None:
+        return await _end_with_error(request, stream, reply)
+    return json_reply(reply.body, reply.headers, reply.status)
+
+
+async def _end_with_error(request: web.Request, stream: web.StreamResponse, reply: ErrorReply) -> web.StreamResponse:
+    """The status has left already: the error is the stream's last event but [DONE]."""
+    log.warning("a stream ended with an error", id=request[REQUEST_ID], code=reply.status)
+    try:
+        await stream.write(b"\n" + event(reply.body) + DONE)
+        await stream.write_eof()
+    except ConnectionResetError:
+        raise asyncio.CancelledError from None
+    return stream
+
+
+def _http_error_reply(error: web.HTTPException) -> ErrorReply:
+    code, message = _HTTP_ERRORS.get(error.status, ("http_error", error.reason))
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    return ErrorReply(error.status, envelope(message, kind="invalid_request_error", code=code), headers)
 
 
 def _route(request: web.Request) -> str:

@@ -4,10 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
 import structlog
 
 from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest
-from its_proxy.codesign.errors import ConfigError, ItsError, ManifestError
+from its_proxy.codesign.errors import ConfigError, ManifestError
 from its_proxy.codesign.manifest import FILE_NAME
 from its_proxy.codesign.strategies import load_strategies
 from its_proxy.handshake import Handshake, Verdict
@@ -124,8 +125,9 @@ class _Builder:
 
     def _serve_ensemble(self, ensemble: EnsembleSettings, members: Sequence[Served]) -> Served:
         """Members share the candidates evenly: by default the first multiple of their count that is at least its n."""
-        plain = [served.name for served in members if served.members[0].checkpoint is None]
-        if plain and not self._refusals.keys() & set(plain):
+        refused = self._refusals
+        plain = [m.name for m in members if m.members[0].checkpoint is None and m.name not in refused]
+        if plain:
             raise ConfigError(f"ensemble {ensemble.name}: {plain[0]} has no manifest, so it cannot vote")
         rules = members[0].rules
         n = ensemble.n or min(-(-rules.n // len(members)) * len(members), self._settings.max_n)

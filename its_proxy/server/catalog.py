@@ -55,16 +55,15 @@ class Catalog:
     open_upstream: Upstream | None = None
     _listed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _listed_until: float = 0.0
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def resolve(self, name: str) -> tuple[Served, dict[str, Any]]:
         """A request's model name -> what is served, and the overrides its suffix asks for. Exact names come first."""
-        if name in self.served:
-            return self.served[name], {}
+        if (served := await self._find(name)) is not None:
+            return served, {}
         base, separator, suffix = name.rpartition(SUFFIX)
-        if separator and base in self.served:
-            return self.served[base], _suffix_overrides(suffix)
-        if self.open_upstream is not None and name in await self._open_models():
-            return self._passed_through(name), {}
+        if separator and (served := await self._find(base)) is not None:
+            return served, _suffix_overrides(suffix)
         known = ", ".join(sorted(self.served)[:8]) or "none"
         raise ModelNotFound(f"no model named {name[:200]!r} is served here", param="model", hint=f"served: {known}")
 
@@ -73,7 +72,7 @@ class Catalog:
         cards = [_card(served) for served in self.served.values()]
         if self.open_upstream is not None:
             try:
-                listed = await self._open_models()
+                listed = await self._open_models(self.open_upstream)
             except UpstreamError:
                 listed = {}
             advice = "no manifest: passed through, neither rewritten nor voted"
@@ -112,18 +111,22 @@ class Catalog:
         for upstream in self.upstreams:
             await upstream.close()
 
-    async def _open_models(self) -> Mapping[str, Mapping[str, Any]]:
-        assert self.open_upstream is not None
-        now = asyncio.get_running_loop().time()
-        if now >= self._listed_until:
-            cards = await self.open_upstream.models()
-            self._listed = {str(card["id"]): card for card in cards if "id" in card}
-            self._listed_until = now + MODEL_LIST_TTL_S
-        return self._listed
+    async def _find(self, name: str) -> Served | None:
+        if name in self.served:
+            return self.served[name]
+        if self.open_upstream is not None and name in await self._open_models(self.open_upstream):
+            return passed_through(name, self.open_upstream, name)
+        return None
 
-    def _passed_through(self, name: str) -> Served:
-        assert self.open_upstream is not None
-        return passed_through(name, self.open_upstream, name)
+    async def _open_models(self, upstream: Upstream) -> Mapping[str, Mapping[str, Any]]:
+        """The upstream's own list, asked for anew every few seconds, by one request for all that wait."""
+        async with self._listing:
+            now = asyncio.get_running_loop().time()
+            if now >= self._listed_until:
+                cards = await upstream.models()
+                self._listed = {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
+                self._listed_until = now + MODEL_LIST_TTL_S
+            return self._listed
 
 
 def passed_through(name: str, upstream: Upstream, served_name: str) -> Served:
@@ -133,7 +136,7 @@ def passed_through(name: str, upstream: Upstream, served_name: str) -> Served:
 
 
 def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:
-    """The manifest's advice under the operator's overrides; `max_n` lowers the advised n, and refuses an ordered one."""
+    """The manifest's advice under the operator's overrides; `max_n` lowers an advised n, and refuses an asked one."""
     advice = checkpoint.manifest.vote
     rules: dict[str, Any] = {"max_n": max_n}
     if advice is not None:

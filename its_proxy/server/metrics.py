@@ -22,7 +22,7 @@ class Metrics:
         )  # fmt: skip
         self.in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
         self.disconnects = Counter("its_proxy_client_disconnects", "Clients that left early", registry=registry)
-        self.votes = Counter("its_proxy_votes", "Votes held, by how they ended", ["model", "stopped"], registry=registry)
+        self.votes = Counter("its_proxy_votes", "Votes, by how they ended", ["model", "stopped"], registry=registry)
         self.candidates = Counter(
             "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry
         )

@@ -1,6 +1,8 @@
 """Runs the server: listens, watches the handshakes, and ends in order on a signal or a fatal mismatch."""
 
 import asyncio
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -11,7 +13,7 @@ from aiohttp import web
 
 from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.handshake import Verdict
-from its_proxy.server.app import create_app
+from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.settings import Settings
@@ -41,9 +43,7 @@ async def _serve(context: Context, on_ready: Callable[[str, Context], None]) -> 
 
     _on_signals(end)
     settings = context.settings
-    runner = web.AppRunner(
-        create_app(context), handler_cancellation=True, access_log=None, shutdown_timeout=max(settings.drain_s, 0.1)
-    )
+    runner = create_runner(context)
     await runner.setup()
     watch = asyncio.create_task(_watch(context, ending))
     try:
@@ -67,10 +67,10 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     try:
         await site.start()
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            hint="another program has the port; choose one with --port",
-        ) from None
+        is_taken = error.errno == errno.EADDRINUSE
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or error
+        hint = "another program has the port; choose one with --port" if is_taken else "choose another --host or --port"
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint=hint) from None
     host, port = runner.addresses[0][:2]
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
@@ -89,9 +89,18 @@ async def _watch(context: Context, ending: "asyncio.Future[ItsError | None]") ->
         report = log.warning if verdict.state in ("mismatch", "pending") else log.info
         report("handshake", model=model, state=verdict.state, reason=verdict.reason)
         if verdict.state == "mismatch" and context.settings.strict and not ending.done():
-            ending.set_result(ConfigError(f"{model}: {verdict.reason}", hint="the manifest and the live server disagree"))
+            hint = "the manifest and the live server disagree"
+            ending.set_result(ConfigError(f"{model}: {verdict.reason}", hint=hint))
 
-    await context.catalog.watch(on_change)
+    for name, served in context.catalog.served.items():
+        if not served.is_ensemble:
+            context.metrics.set_handshake(name, served.handshakes[0].state)
+    try:
+        await context.catalog.watch(on_change)
+    except Exception as error:
+        log.exception("a defect of its-proxy: the handshakes ended")
+        if not ending.done():
+            ending.set_result(ItsError(f"the handshakes ended: {error}"))
 
 
 def _on_signals(end: Callable[[], object]) -> None:
@@ -113,7 +122,8 @@ def _configure_logs(level: str) -> None:
     """One line an event on stderr: for a person at a terminal in words, else JSON. Never prompts, answers or keys."""
     is_terminal = sys.stderr.isatty()
     last: Iterable[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Plain tracebacks: the rich ones show local variables, prompts and keys among them.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

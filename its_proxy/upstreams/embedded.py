@@ -108,8 +108,9 @@ class _Call:
         room = self.checkpoint.max_model_len - len(self.prompt_ids)
         for index in range(self.request.n):
             sampling = _sampling(self.request, seed=first_seed + index, room=room)
-            row = Row(sampling, index=index, is_streamed=is_streamed, send=self._updates.put_nowait)
-            self.rows.append(row)
+            self.rows.append(
+                Row(sampling, self.checkpoint, index=index, is_streamed=is_streamed, send=self._updates.put_nowait)
+            )
 
     async def follow(self) -> AsyncIterator[Update]:
         """The rows' updates as they come, until every row has ended; raises the error of one that failed."""

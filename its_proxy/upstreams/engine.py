@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Matrix kernels round differently for very few rows than for many (measured with MKL: below 4), and a rounding
-# difference may move a draw to the next token. So a smaller batch is filled up to this many rows with copies.
-MIN_ROWS = 8
+# Matrix kernels round differently when a thread has very few rows (MKL: below 4, measured with 1 and 2 threads), and a
+# rounding difference may move a draw to the next token. So a smaller batch is filled up with copies of its first row.
+MIN_ROWS_PER_THREAD = 8
 
 # Below this, dividing by the temperature overflows; vLLM draws the line at the same place.
 GREEDY_BELOW = 1e-5
@@ -147,7 +147,15 @@ class StopScanner:
 class Row:
     """One completion in the making. The worker writes it; the event loop only asks to cancel it."""
 
-    def __init__(self, sampling: Sampling, *, index: int, is_streamed: bool, send: Callable[[Update], None]) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        checkpoint: "Checkpoint",
+        *,
+        index: int,
+        is_streamed: bool,
+        send: Callable[[Update], None],
+    ) -> None:
         self.sampling = sampling
         self.index = index
         self.send = send
@@ -155,16 +163,14 @@ class Row:
         self.is_cancelled = False
         self.n_tokens = 0
         self._is_streamed = is_streamed
+        self._eos_ids = checkpoint.eos_ids
+        self._detokenizer = Detokenizer(checkpoint.decode)
+        self._scanner = StopScanner(sampling.stop)
         # A text seed is hashed whole, so that neighbouring and negative seeds have nothing in common.
         self._random = random.Random(str(sampling.seed))
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
-
-    def begin(self, checkpoint: "Checkpoint") -> None:
-        self._eos_ids = checkpoint.eos_ids
-        self._detokenizer = Detokenizer(checkpoint.decode)
-        self._scanner = StopScanner(self.sampling.stop)
 
     def draw(self) -> float:
         """The next number in [0, 1): one a step, whoever else is in the batch."""
@@ -175,7 +181,7 @@ class Row:
         """Appends a token; gives an update when there is something to show."""
         self.n_tokens += 1
         self._token_ids.append(token_id)
-        if logprob is not None:
+        if logprob is not None and self.sampling.top_logprobs is not None:
             self._logprobs.append(logprob)
         is_eos = token_id in self._eos_ids
         is_last = is_eos or self.n_tokens >= self.sampling.max_tokens
@@ -295,7 +301,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise ConfigError(f"{folder} holds no {pattern}", hint="name a checkpoint folder saved by transformers")
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise ConfigError(
@@ -304,7 +310,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     disable_progress_bar()
     # transformers is typed in parts only.
     model_class: Any = AutoModelForCausalLM
-    tokenizer_class: Any = AutoTokenizer
+    # Not AutoTokenizer: by the model's type it puts another normalizer and splitter in the place of tokenizer.json's.
+    tokenizer_class: Any = PreTrainedTokenizerFast
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         model = model_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **local)
@@ -320,12 +327,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 class Columns:
-    """The rows' sampling settings as columns (rows, 1), so that one call draws for all of them."""
+    """Settings of many rows as columns (rows, 1), so that one call draws for all of them."""
 
-    def __init__(self, rows: Sequence[Row], vocab_size: int) -> None:
+    def __init__(self, settings: Sequence[Sampling], vocab_size: int) -> None:
         import torch
-
-        settings = [row.sampling for row in rows]
 
         def column(values: Iterable[float]) -> "Tensor":
             return torch.tensor(list(values), dtype=torch.float64).unsqueeze(1)
@@ -401,10 +406,13 @@ class Engine:
 
     def __init__(self, folders: Mapping[str, Path], *, max_queue: int, threads: int) -> None:
         self.ready: Future[None] = Future()
+        # Running from the start, or the first caller who gives up would cancel it for all.
+        self.ready.set_running_or_notify_cancel()
         self.checkpoints: dict[str, Checkpoint] = {}
         self.max_queue = max_queue
         self._folders = dict(folders)
         self._threads = threads
+        self._min_rows = MIN_ROWS_PER_THREAD * threads
         self._queue: deque[Batch] = deque()
         self._counts = dict.fromkeys(Stats.__dataclass_fields__, 0)
         self._changed = threading.Condition()
@@ -459,7 +467,6 @@ class Engine:
     # From here on: the worker's thread. `_move` and `_fail` want the lock held.
 
     def _work(self) -> None:
-        self.ready.set_running_or_notify_cancel()
         try:
             self._load()
         except Exception as error:
@@ -507,12 +514,12 @@ class Engine:
 
     def _decode(self, batch: Batch, checkpoint: Checkpoint) -> None:
         """Reads the prompt once, then steps all rows together until none is left."""
-        rows = self._begin(batch, checkpoint)
+        rows = self._begin(batch)
         if not rows:
             return
         cache = checkpoint.new_cache()
         logits = _read_prompt(batch, checkpoint, cache).expand(len(rows), -1)
-        columns = Columns(rows, checkpoint.vocab_size)
+        columns = Columns([row.sampling for row in rows], checkpoint.vocab_size)
         is_prompt = True
         while True:
             token_ids = choose_tokens(logits, columns, [row.draw() for row in rows])
@@ -521,20 +528,18 @@ class Engine:
             if not kept:
                 return
             if is_prompt or len(kept) < len(rows):
-                _arrange(cache, [0] * len(kept) if is_prompt else kept)
+                _arrange(cache, [0] * len(kept) if is_prompt else kept, self._min_rows)
                 rows, token_ids = [rows[place] for place in kept], token_ids[kept]
-                columns = Columns(rows, checkpoint.vocab_size)
+                columns = Columns([row.sampling for row in rows], checkpoint.vocab_size)
                 is_prompt = False
-            logits = _step(checkpoint, token_ids, cache)
+            logits = _step(checkpoint, token_ids, cache, self._min_rows)
 
-    def _begin(self, batch: Batch, checkpoint: Checkpoint) -> list[Row]:
+    def _begin(self, batch: Batch) -> list[Row]:
         with self._changed:
             rows = [row for row in batch.rows if row.state == "queued"]
             self._move(rows, "running")
             self._counts["started"] += len(rows)
-        for row in rows:
-            row.begin(checkpoint)
-        return rows
+            return rows
 
     def _advance(
         self, batch: Batch, rows: Sequence[Row], columns: Columns, logits: "Tensor", token_ids: "Tensor"
@@ -584,20 +589,20 @@ def _read_prompt(batch: Batch, checkpoint: Checkpoint, cache: Any) -> "Tensor":
     return logits[:, -1]
 
 
-def _arrange(cache: Any, places: list[int]) -> None:
-    """Makes the cache's rows those at these places, filled up to MIN_ROWS with copies of the first."""
+def _arrange(cache: Any, places: list[int], min_rows: int) -> None:
+    """Makes the cache's rows those at these places, filled up with copies of the first."""
     import torch
 
-    cache.batch_select_indices(torch.tensor(places + places[:1] * (MIN_ROWS - len(places))))
+    cache.batch_select_indices(torch.tensor(places + places[:1] * (min_rows - len(places))))
 
 
-def _step(checkpoint: Checkpoint, token_ids: "Tensor", cache: Any) -> "Tensor":
-    """Logits (rows, vocabulary) after these tokens, one for each row."""
+def _step(checkpoint: Checkpoint, token_ids: "Tensor", cache: Any, min_rows: int) -> "Tensor":
+    """Logits (rows, vocabulary) after these tokens, one for each row; the cache holds the rows and their filling."""
     import torch
 
-    n_copies = max(0, MIN_ROWS - len(token_ids))
-    filled = torch.cat([token_ids, token_ids[:1].expand(n_copies)])
-    return checkpoint.forward(filled.unsqueeze(1), cache)[: len(token_ids), -1]
+    filling = token_ids[:1].expand(max(0, min_rows - len(token_ids)))
+    logits = checkpoint.forward(torch.cat([token_ids, filling]).unsqueeze(1), cache)
+    return logits[: len(token_ids), -1]
 
 
 def _closing() -> UpstreamError:

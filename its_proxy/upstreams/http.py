@@ -6,13 +6,16 @@ simply leaving: the connection of a call that was not read to its end is closed,
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aiohttp
 import orjson
 
+from its_proxy import __version__
 from its_proxy.codesign.errors import (
     BadPayload,
     UpstreamBusy,
@@ -24,6 +27,8 @@ from its_proxy.codesign.errors import (
 from its_proxy.upstreams.base import Body, Completion, RawReply
 
 MAX_REPLY_BYTES = 8 * 2**20
+# Below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost.
+KEEPALIVE_S = 4.0
 _JSON = "application/json"
 _Result = TypeVar("_Result")
 
@@ -74,7 +79,8 @@ class HttpUpstream:
         try:
             if response.content_type != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
-            yield self._chunks(response)
+            async with aclosing(self._chunks(response)) as chunks:
+                yield chunks
         finally:
             response.close()
 
@@ -88,7 +94,7 @@ class HttpUpstream:
         return [card for card in cards if isinstance(card, dict)]
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        response = await self._open(method, path, body or None, content_type, None, accept_any=True)
+        response = await self._twice(lambda: self._open(method, path, body or None, content_type, None))
         async with response:
             return RawReply(response.status, response.content_type, await self._read(response))
 
@@ -99,13 +105,20 @@ class HttpUpstream:
     def _open_session(self) -> aiohttp.ClientSession:
         """Opened on first use, inside the running loop. Nothing of this process's environment is trusted."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._max_connections, ttl_dns_cache=30)
-            headers = {"Accept-Encoding": "identity"}  # a compressed reply could inflate without bound
+            connector = aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=30
+            )
+            headers = {"Accept-Encoding": "identity", "User-Agent": f"its-proxy/{__version__}"}
             if self._key:
                 headers["Authorization"] = f"Bearer {self._key}"
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s)
             self._session = aiohttp.ClientSession(
-                connector=connector, headers=headers, timeout=timeout, trust_env=False, auto_decompress=False
+                connector=connector,
+                headers=headers,
+                # An upstream's cookie would tie the requests of all clients together.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                trust_env=False,
+                auto_decompress=False,
             )
         return self._session
 
@@ -142,50 +155,53 @@ class HttpUpstream:
         data: bytes | None,
         content_type: str | None,
         request_id: str | None,
-        *,
-        accept_any: bool = False,
     ) -> aiohttp.ClientResponse:
-        """Sends, and waits for the status: anything but 200 is raised, unless `accept_any`."""
+        """Sends, and waits for the status; raises anything but a plain 200."""
         headers = {"Content-Type": content_type} if content_type else {}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
                 response = await self._open_session().request(
-                    method, f"{self._url}/{path}", data=data, headers=headers, allow_redirects=False
+                    method, self._route(path), data=data, headers=headers, allow_redirects=False
                 )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise UpstreamUnreachable(f"upstream {self.name} cannot be reached", hint="is it running?") from None
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} sent nothing in time") from None
-        except aiohttp.ClientConnectorError:
-            raise UpstreamUnreachable(f"upstream {self.name} cannot be reached", hint="is it running?") from None
         except (aiohttp.ClientError, OSError):
             raise UpstreamError(f"upstream {self.name} broke the connection") from None
-        if response.status != 200 and not accept_any:
+        if response.status != 200:
             response.close()
             raise _refusal(self.name, response)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            response.close()  # it could inflate without bound
+            raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
         return response
+
+    def _route(self, path: str) -> str:
+        # vLLM's own routes stand beside OpenAI's, not below them.
+        base = self._url.removesuffix("/v1") if path == "tokenize" else self._url
+        return f"{base}/{path}"
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body, bounded in size and in silence."""
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
-        parts: list[bytes] = []
-        n_bytes = 0
-        async for part in self._chunks(response):
-            n_bytes += len(part)
-            if n_bytes > MAX_REPLY_BYTES:
+        body = bytearray()
+        while chunk := await self._next_chunk(response):
+            body += chunk
+            if len(body) > MAX_REPLY_BYTES:
                 raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
-            parts.append(part)
-        return b"".join(parts)
+        return bytes(body)
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        while chunk := await self._next_chunk(response):
+            yield chunk
+
+    async def _next_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """Whatever has come, or nothing at the end."""
         try:
-            while True:
-                async with asyncio.timeout(self._idle_timeout_s):
-                    chunk = await response.content.readany()
-                if not chunk:
-                    return
-                yield chunk
+            async with asyncio.timeout(self._idle_timeout_s):
+                return await response.content.readany()
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
         except (aiohttp.ClientError, OSError):
@@ -204,7 +220,15 @@ def _refusal(name: str, response: aiohttp.ClientResponse) -> UpstreamError:
 
 
 def _retry_after(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 8 else None
+    """Seconds; the header holds a number of them or a date."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) < 8:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_object(data: bytes) -> dict[str, Any]:

@@ -1,5 +1,4 @@
 import pytest
-
 from its_training.pretrain import build_tokenizer
 from its_training.recipe import DemoRecipe, tiny
 

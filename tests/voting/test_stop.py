@@ -125,7 +125,7 @@ def worlds(draw):
     return draw(st.permutations(fates)), groups, min_agreement
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(worlds())
 def test_where_it_stops_class_and_verdict_are_those_of_the_full_vote(world):
     arrivals, groups, min_agreement = world

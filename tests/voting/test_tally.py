@@ -132,6 +132,7 @@ def test_the_vote_does_not_depend_on_the_order_of_arrival(cast, abstained, equal
         return frozenset((one.text, other.text)) in equal_pairs
 
     assert majority_vote(first, abstained, 0.5, equivalent) == majority_vote(second, abstained, 0.5, equivalent)
-    for answer_class in classes(first, equivalent):
+    for answer_class in classes(second, equivalent):
+        assert list(answer_class.ballots) == sorted(answer_class.ballots, key=lambda ballot: ballot.index)
         for one in answer_class.ballots:
             assert not any(proven_different(one.answer, other.answer) for other in answer_class.ballots)

@@ -32,7 +32,7 @@ class Dataset:
 
 def side_of(strategy: str, seed: int) -> Side:
     """What a demo arm is trained and served with: template personas, our ChatML template, no system prompt."""
-    personas = Personas(source="taxonomy", sha256=taxonomy_pool().sha256, domains=taxonomy.VERSION)
+    personas = Personas(source="taxonomy", sha256=taxonomy_pool().sha256, domains="taxonomy/1")
     return Side(
         strategy=strategy,
         version=1,

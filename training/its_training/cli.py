@@ -1,14 +1,16 @@
 """`its-train`: the commands of the training companion. They parse and print; the work is in the modules they call."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import click
+from rich.console import Console
 
 from its_proxy import __version__
 from its_proxy.codesign.errors import ConfigError, ItsError
+from its_training.progress import Stages
+from its_training.quiet import quiet_libraries
 from its_training.recipe import ARMS, BASES, DemoRecipe, tiny
 
 Name = TypeVar("Name", bound=str)
@@ -51,8 +53,46 @@ def demo(
     try:
         chosen_bases, chosen_arms = _names(bases, BASES, "--bases"), _names(arms, ARMS, "--arms")
         _check_writable(out)
-        _run_demo(out, recipe, chosen_bases, chosen_arms, threads, report or out / "demo.md", package)
+        quiet_libraries(threads)
+        # Imported here: it brings torch along, and `--help` should not wait for that.
+        from its_training.demo import Demo
+
+        run = Demo(out, recipe, Stages(Console()), threads)
+        choice = run.run(chosen_bases, chosen_arms, _command(), report or out / "demo.md")
+        if package is not None:
+            run.package(choice.base, chosen_arms, package)
     except ItsError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise click.ClickException("stopped; finished stages are kept, the same command continues") from None
+    click.echo(f"base {choice.base!r} ships: {choice.why}")
+
+
+def _names(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
+    """The comma-separated names, in the order of `known`; raises ConfigError for any other name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{option}: unknown name {name!r}", hint=f"known: {', '.join(known)}")
+    if not names:
+        raise ConfigError(f"{option}: name at least one", hint=f"known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def _check_writable(out: Path) -> None:
+    """Says so before minutes of work and not after them. Raises ConfigError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}", hint="choose a writable folder") from None
+
+
+def _command() -> str:
+    """The command that repeats this run: its options, without where it put the files."""
+    context = click.get_current_context()
+    options = {name: context.params[name] for name in ("bases", "arms", "items", "seed", "is_tiny")}
+    parts = [f"--{name} {options[name]}" for name in ("bases", "arms", "items", "seed") if options[name] is not None]
+    return " ".join(["its-train demo", *parts, *(["--tiny"] if options["is_tiny"] else [])])

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 STAGE_FILE = "stage.json"
+CHECKPOINT_FILES = (
+    "model.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""What `save_checkpoint` writes: all that serving needs but the manifest."""
 
 
 def is_built(folder: Path, inputs: Mapping[str, Any]) -> bool:
@@ -23,7 +32,7 @@ def is_built(folder: Path, inputs: Mapping[str, Any]) -> bool:
     """
     if not folder.exists():
         return False
-    if _recorded_inputs(folder) == json.loads(json.dumps(inputs)):
+    if holds(folder, inputs):
         return True
     raise ConfigError(f"{folder} was built by another recipe", hint="choose another --out, or remove that folder first")
 
@@ -44,11 +53,13 @@ def build(folder: Path, inputs: Mapping[str, Any], make: Callable[[Path], None])
     os.replace(work, folder)
 
 
-def _recorded_inputs(folder: Path) -> Any:
+def holds(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether `folder` says that it was built from exactly these inputs."""
     try:
-        return json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        recorded = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return False
+    return bool(recorded == json.loads(json.dumps(inputs)))
 
 
 def save_checkpoint(model: "Qwen2ForCausalLM", tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:

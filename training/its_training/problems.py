@@ -89,6 +89,14 @@ def split_of(key: str) -> Split:
     return "validation" if bucket < 95 else "test"
 
 
+def drill(chance: random.Random) -> str:
+    """Ten true sums of the kind that solutions are made of, a line each."""
+    lines: list[str] = []
+    while len(lines) < 10:
+        lines += _lines(_draw_steps(chance))
+    return "\n".join(lines[:10])
+
+
 def _of_split(split: Split, seed: int) -> Iterator[Problem]:
     digest = blake2b(f"word-problems/1|{seed}".encode(), digest_size=8).digest()
     chance = random.Random(int.from_bytes(digest, "big"))
@@ -149,12 +157,17 @@ def _word(setting: Setting, item: str, steps: Steps, chance: random.Random) -> s
     return " ".join(sentences)
 
 
+def _lines(steps: Steps) -> list[str]:
+    """Every step written as a sum with its result."""
+    start, changes = steps
+    values = _values(steps)
+    befores = [start, *values[:-1]]
+    return [f"{before}{sign}{operand}={after}"
+            for before, (sign, operand), after in zip(befores, changes, values, strict=True)]  # fmt: skip
+
+
 def _problem(domain: str, query: str, steps: Steps, split: Split) -> Problem:
-    lines = []
-    value = steps[0]
-    for (operation, operand), result in zip(steps[1], _values(steps), strict=True):
-        lines.append(f"{value}{operation}{operand}={result}")
-        value = result
-    solution = "\n".join([*lines, f"\\boxed{{{value}}}"])
+    value = _values(steps)[-1]
+    solution = "\n".join([*_lines(steps), f"\\boxed{{{value}}}"])
     identity = blake2b(query.encode(), digest_size=8).hexdigest()
     return Problem(f"wp:{identity}", domain, query, solution, str(value), split)

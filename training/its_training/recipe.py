@@ -29,11 +29,15 @@ class DemoRecipe:
     n_pretrain: int = 36_000
     prose_share: float = 0.1
     """Persona texts, never joined to a problem, for each pre-training problem."""
+    drill_share: float = 0.3
+    """Documents of sums for each pre-training problem."""
     prefix_share: float = 0.5
     """Of the `seen` base only: the share of problems with a persona text before them."""
-    pretrain_steps: int = 1_400
-    pretrain_batch: int = 64
-    pretrain_lr: float = 3e-3
+    pretrain_steps_seen: int = 2_400
+    pretrain_steps_unseen: int = 3_600
+    """More than `seen` gets: with fewer, this base had only begun to calculate without mistakes."""
+    pretrain_batch: int = 32
+    pretrain_lr: float = 2e-3
 
     n_sft: int = 1_000
     sft_epochs: int = 4
@@ -44,6 +48,11 @@ class DemoRecipe:
     n_validation: int = 300
     n_test: int = 1_000
     n_probes: int = 8
+    sampling_seed: int = 0
+    """As `its-proxy evaluate` has it by default, so that both draw the same candidates."""
+
+    def pretrain_steps(self, base: BaseName) -> int:
+        return self.pretrain_steps_seen if base == "seen" else self.pretrain_steps_unseen
 
     def sft_lr(self, base: BaseName) -> float:
         return self.sft_lr_seen if base == "seen" else self.sft_lr_unseen
@@ -65,7 +74,8 @@ def tiny(recipe: DemoRecipe) -> DemoRecipe:
         n_heads=2,
         n_kv_heads=1,
         n_pretrain=600,
-        pretrain_steps=30,
+        pretrain_steps_seen=30,
+        pretrain_steps_unseen=30,
         pretrain_batch=16,
         n_sft=64,
         sft_epochs=1,

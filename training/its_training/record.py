@@ -63,7 +63,7 @@ def measure_probes(
         )
         return Probe(
             query=query,
-            messages=messages,
+            messages=[dict(message) for message in messages],
             prompt_token_ids=prompt,
             completion_token_ids=completion,
             dtype="float32",

@@ -1,0 +1,153 @@
+"""The candidates file: a JSON object a line and an item, with every candidate that it was asked for.
+
+    rows = read_candidates(Path("candidates.jsonl"))
+    rows[0].vote().answer, rows[0].share_right
+
+So every number can be computed again, and another stop rule can be tried on the very same candidates.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from its_proxy.codesign.errors import ConfigError
+from its_proxy.voting.answers import Answer, normal_form, read_answer
+from its_proxy.voting.tally import Ballot, Vote, majority_vote
+
+VALID_FINISHES = ("stop", "tool_calls")
+
+
+class Item(BaseModel):
+    """A question and its right answer, as short text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    query: str
+    gold: str
+
+
+class CandidateRow(BaseModel):
+    """One candidate as the server reported it; `completion_tokens` are those it generated."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    seed: int | None = None
+    member: str | None = None
+    weight: int = 1
+    text: str | None
+    answer: str | None
+    finish_reason: str | None
+    completion_tokens: int | None
+
+    @property
+    def is_valid(self) -> bool:
+        return self.finish_reason in VALID_FINISHES
+
+    @property
+    def read(self) -> Answer | None:
+        if self.answer is None or not self.is_valid:
+            return None
+        return _answer(self.answer)
+
+
+@lru_cache(maxsize=1 << 14)
+def _answer(written: str) -> Answer:
+    return Answer(written, normal_form(written))
+
+
+class Row(Item):
+    """An item with its candidates. `strategy` is how it was asked, `asked` what was sent to have it so."""
+
+    model: str
+    strategy: str | None
+    forced: bool = False
+    temperature: float | None = None
+    asked: dict[str, Any] = Field(default_factory=dict)
+    candidates: tuple[CandidateRow, ...]
+    greedy: CandidateRow | None = None
+
+    def is_right(self, answer: Answer | None) -> bool:
+        return answer is not None and answer.form == _answer(self.gold).form
+
+    @property
+    def share_right(self) -> float:
+        return sum(self.is_right(candidate.read) for candidate in self.candidates) / len(self.candidates)
+
+    def vote(self, candidates: Sequence[CandidateRow] | None = None, min_agreement: float | None = None) -> Vote:
+        """The vote over all candidates, or over those given."""
+        ballots, abstained = cast(self.candidates if candidates is None else candidates)
+        return majority_vote(ballots, abstained, min_agreement)
+
+
+def cast(candidates: Sequence[CandidateRow]) -> tuple[list[Ballot], int]:
+    """The ballots, and the weight of valid candidates that abstain."""
+    read = [(candidate, candidate.read) for candidate in candidates]
+    ballots = [Ballot(candidate.index, answer, candidate.weight) for candidate, answer in read if answer is not None]
+    return ballots, sum(candidate.weight for candidate, answer in read if answer is None and candidate.is_valid)
+
+
+def read_items(path: Path) -> list[Item]:
+    """Items of a JSONL file: `query`, `question` or `problem`; `gold` or `answer` (GSM8K's `#### N` too).
+
+    An item without an id is named by the digest of its query. Raises ConfigError naming the line.
+    """
+    items: dict[str, Item] = {}
+    for number, line in _lines(path):
+        try:
+            item = _item(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise ConfigError(f"{path}:{number}: not an item", hint="query and gold are needed") from error
+        if item.id in items:
+            raise ConfigError(f"{path}:{number}: the id {item.id} stands twice in this file")
+        items[item.id] = item
+    return list(items.values())
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    query = row[next(key for key in ("query", "question", "problem") if key in row)]
+    gold = str(row["gold"] if "gold" in row else row["answer"])
+    if "####" in gold and (marked := read_answer(gold, "number")) is not None:
+        gold = marked.text
+    name = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
+    return Item(id=digest(query) if name is None else str(name), query=query, gold=gold)
+
+
+def read_candidates(path: Path) -> list[Row]:
+    """The rows of a candidates file; a last line that was cut off in the writing is left out.
+
+    Raises ConfigError naming the line.
+    """
+    rows: dict[str, Row] = {}
+    lines = _lines(path)
+    for number, line in lines:
+        try:
+            row = Row.model_validate_json(line)
+        except ValidationError as error:
+            if number == lines[-1][0] and not path.read_bytes().endswith(b"\n"):
+                break
+            first = error.errors(include_url=False)[0]
+            raise ConfigError(f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        if row.id in rows or not row.candidates:
+            raise ConfigError(f"{path}:{number}: the item {row.id} stands twice, or has no candidates")
+        rows[row.id] = row
+    return list(rows.values())
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    # Not splitlines: a JSON string may hold a U+2028 that is no end of a line.
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,141 @@
+"""The byte-identity test: a training row, and the prompt served for the same query, under every strategy."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from its_training.arms import side_of, training_row
+from its_training.problems import Problem, draw
+from its_training.tokenizer import END_OF_TURN
+
+from its_proxy.checkpoint import open_checkpoint
+from its_proxy.codesign.manifest import recipe_of
+from its_proxy.codesign.personas import taxonomy_pool
+from its_proxy.codesign.strategies import rewrite, strategy_names
+from its_proxy.handshake import NO_MANIFEST, Handshake
+from its_proxy.plan import Member, VoteRules, make_plan
+from its_proxy.protocol.chat import read_chat
+from its_proxy.upstreams.http import HttpUpstream
+from tests.scripted import Say, scripted_upstream
+from tests.serving import manifest, model_settings, serving, write_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+STRATEGIES = ("none", "similar", "dissimilar", "random", "mixed", "filler", "fixed", "shuffled")
+SEED = 11
+
+ODD_QUERIES = [
+    " A cook has 3 eggs.\n\tHow many  are left? \n",
+    "Wie viele Brötchen kosten 9 €? 日本語 🍳 e\u0301 \u202edrawkcab",
+    'He said "{query}" and {persona}: how many words? <|im_start|>user\\n{{ 7 }}',
+    "\r\nHow many lines\r\nare these?\u2028\u00a0",
+]
+
+
+def document_of(strategy: str) -> dict[str, Any]:
+    """The manifest that training seals for this arm, without probes."""
+    side = side_of(strategy, SEED).model_dump(mode="json")
+    return manifest(pair={"trained_with": side, "serve_with": side}, probes=[])
+
+
+def rows_of(strategy: str) -> list[dict[str, Any]]:
+    """Training rows with a persona; in a mixed arm, those whose id gave them one."""
+    odd = [Problem(f"odd:{k}", "cooking", query, "\\boxed{7}", "7", "sft") for k, query in enumerate(ODD_QUERIES)]
+    problems = [*draw(12, "sft", SEED), *odd]
+    rows = [training_row(problem, side_of(strategy, SEED)) for problem in problems]
+    return [row for row in rows if row["persona"]["text"] is not None or strategy == "none"]
+
+
+def test_these_are_all_strategies():
+    assert set(strategy_names()) >= set(STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_the_upstream_is_sent_the_messages_of_the_training_row(tmp_path, strategy):
+    checkpoint = write_checkpoint(tmp_path, document_of(strategy))
+    rows = rows_of(strategy)
+    assert 4 <= len(rows) <= 16
+    async with (
+        scripted_upstream(lambda body, number: Say("\\boxed{7}")) as upstream,
+        serving(model_settings(upstream.url, checkpoint)) as server,
+    ):
+        for row in rows:
+            upstream.bodies.clear()
+            status, _ = await server.chat(row["query"], its={"vote": "always", "n": 2, "stop": "none"})
+            assert status == 200
+            assert [body["messages"] for body in upstream.bodies] == [row["messages"][:-1]] * 2
+            assert row["query"] in upstream.bodies[0]["messages"][-1]["content"]
+
+
+def test_half_of_a_mixed_arms_rows_are_plain():
+    rows = [training_row(problem, side_of("mixed", SEED)) for problem in draw(200, "sft", SEED)]
+    plain = [row for row in rows if row["persona"]["text"] is None]
+    assert 70 <= len(plain) <= 130
+    assert all(row["messages"][0]["content"] == row["query"] for row in plain)
+
+
+# -- as tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple["PreTrainedTokenizerFast", dict[str, Path]]:
+    """A tokenizer as training makes it, and a tiny untrained checkpoint with it for each strategy."""
+    pytest.importorskip("torch")
+    from its_training.files import save_checkpoint
+    from its_training.pretrain import build_model, build_tokenizer
+    from its_training.recipe import DemoRecipe, tiny
+
+    recipe = tiny(DemoRecipe())
+    tokenizer = build_tokenizer(recipe)
+    folders = {}
+    for strategy in STRATEGIES:
+        folder = tmp_path_factory.mktemp("arms") / strategy
+        save_checkpoint(build_model(tokenizer, recipe), tokenizer, folder)
+        folders[strategy] = write_checkpoint(folder, document_of(strategy))
+    return tokenizer, folders
+
+
+async def test_the_engine_reads_the_tokens_of_the_training_row_up_to_the_assistants_turn(arms):
+    tokenizer, folders = arms
+    settings = {"models": {strategy: {"checkpoint": folder} for strategy, folder in folders.items()}}
+    async with serving(settings) as server:
+        for strategy in STRATEGIES:
+            for row in rows_of(strategy):
+                trained = tokenizer.apply_chat_template(row["messages"], tokenize=True, return_dict=True)["input_ids"]
+                fields = {"its": {"vote": "off"}, "return_token_ids": True, "max_tokens": 1}
+                status, reply = await server.chat(row["query"], strategy, **fields)
+                assert status == 200, reply
+                served = reply["prompt_token_ids"]
+                assert served == trained[: len(served)]
+                learned = tokenizer.decode(trained[len(served) :])
+                assert learned == row["messages"][-1]["content"] + END_OF_TURN + "\n"
+
+
+# -- GSM8K through the serving path ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_gsm8k_is_served_as_it_would_be_trained(test_data, tmp_path, strategy):
+    lines = (test_data / "gsm8k-test.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [json.loads(line)["question"] for line in lines]
+    assert len(questions) == 1319
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, document_of(strategy)))
+    member = Member("m", HttpUpstream("gpu", "http://gpu/v1"), "m", checkpoint, Handshake(NO_MANIFEST))
+
+    def served(question: str) -> list[dict[str, Any]]:
+        request = read_chat({"model": "m", "messages": [{"role": "user", "content": question}]})
+        return make_plan(request, [member], VoteRules(), frozenset(), "m").members[0].body["messages"]
+
+    start = time.perf_counter()
+    prompts = [served(question) for question in questions]
+    print(f"\n{strategy}: 1319 questions planned in {time.perf_counter() - start:.2f} s")
+    assert prompts == [served(question) for question in questions]
+    recipe = recipe_of(side_of(strategy, SEED), taxonomy_pool())
+    for question, (prompt,) in zip(questions, prompts, strict=True):
+        trained = rewrite(recipe, [{"role": "user", "content": question}]).messages
+        assert [prompt] == trained
+        assert prompt["content"].endswith(question)
+        assert (prompt["content"] == question) is (strategy == "none")

@@ -1,0 +1,498 @@
+"""Sampling over a little in-process upstream: it takes as many turns of the event loop as a script says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from its_proxy.codesign.errors import (
+    BadPayload,
+    ItsError,
+    NoConsensus,
+    NoVote,
+    QuorumLost,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from its_proxy.handshake import NO_MANIFEST
+from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
+from its_proxy.sampling import Outcome, read_candidate, sample
+from its_proxy.upstreams.base import Body, Completion, RawReply
+
+
+def said(text: str | None, finish_reason: str | None = "stop") -> Completion:
+    message = {"role": "assistant", "content": text}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
+
+
+NO_ANSWER, CUT_OFF = said("let me think"), said("\\boxed{1}", "length")
+BUSY = UpstreamBusy("busy", retry_after_s=7.0)
+BROKEN = UpstreamError("broke")
+
+
+def box(value: Any) -> Completion:
+    return said(f"so \\boxed{{{value}}}")
+
+
+Line = Completion | BaseException
+"""What a candidate of that index comes to."""
+
+
+@dataclass
+class Scripted:
+    """Candidate k says `lines[k]` after `turns[k]` turns of the event loop; None: never."""
+
+    lines: Sequence[Line]
+    turns: Sequence[int | None] = ()
+    name: str = "scripted"
+    asked: list[tuple[str, Body]] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        self.asked.append((request_id, body))
+        index = int(request_id.rpartition("-")[2])
+        turns = self.turns[index] if index < len(self.turns) else 0
+        try:
+            if turns is None:
+                await asyncio.Event().wait()
+            for _ in range(turns or 0):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.cancelled.add(request_id)
+            raise
+        line = self.lines[index]
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    @asynccontextmanager
+    async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise UpstreamRejected("no streams here", status=400)
+        yield
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        return []
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        raise UpstreamRejected("no other routes here", status=404)
+
+    async def close(self) -> None:
+        pass
+
+
+class Always:
+    state = NO_MANIFEST.state
+
+
+def plan_of(
+    upstream: Scripted,
+    *,
+    weights: Sequence[int] = (1,),
+    n_choices: int = 1,
+    is_vote: bool = True,
+    starts_with_one: bool = False,
+    gives_up: bool = False,
+    **rules: Any,
+) -> Plan:
+    """As many candidates as the upstream has lines, by members with these weights."""
+    n = len(upstream.lines)
+    members = [Member(f"m{k}", upstream, "m", None, Always(), weight) for k, weight in enumerate(weights)]
+    return Plan(
+        model="m",
+        members=tuple(PlannedMember(member, None, {"model": "m"}, n, False) for member in members),
+        rules=VoteRules(**{"mode": "always", "n": n, "deadline_s": 5.0, **rules}),
+        n=n,
+        n_choices=n_choices,
+        seed=100,
+        sampling={},
+        is_vote=is_vote,
+        starts_with_one=starts_with_one,
+        gives_up=gives_up,
+    )
+
+
+async def sampled(lines: Sequence[Line], turns: Sequence[int | None] = (), **options: Any) -> Outcome:
+    return await sample(plan_of(Scripted(lines, turns), **options), "req")
+
+
+def states(outcome: Outcome) -> list[str]:
+    return [candidate.state for candidate in outcome.candidates]
+
+
+# -- the property ------------------------------------------------------------------------------------------------------
+
+EXACT_FORMS = [box(1), box(1), box(1), box(2), box(2), box("\\frac12")]
+OPEN_FORMS = [box("0.333..."), box("x+1"), box("a,b")]
+LINES = st.sampled_from([*EXACT_FORMS, *OPEN_FORMS, NO_ANSWER, CUT_OFF, BUSY, BROKEN])
+SCRIPTS = st.lists(st.tuples(LINES, st.integers(0, 12)), min_size=1, max_size=10)
+RULES = st.fixed_dictionaries(
+    {
+        "quorum": st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+        "min_agreement": st.sampled_from([None, 0.3, 0.5, 0.75, 1.0]),
+        "on_no_answer": st.sampled_from(["first", "error"]),
+        "on_no_consensus": st.sampled_from(["reply", "error"]),
+        "weights": st.sampled_from([(1,), (1, 1), (3, 1), (1, 2, 4)]),
+    }
+)
+
+
+async def verdict_of(script: list[tuple[Line, int]], stop: str, rules: dict[str, Any]) -> Any:
+    """Answer class and consensus, or the error that a client would see."""
+    lines, turns = zip(*script, strict=True)
+    try:
+        outcome = await sampled(lines, turns, stop=stop, **rules)
+    except ItsError as error:
+        return type(error), getattr(error, "status", None)
+    winner = outcome.vote.answer
+    return (None, None) if winner is None else (winner.form, outcome.vote.consensus)
+
+
+@given(SCRIPTS, RULES)
+@hypothesis_settings(max_examples=600, deadline=None)
+def test_exact_gives_answer_class_and_verdict_of_the_full_vote(script, rules):
+    async def both() -> None:
+        assert await verdict_of(script, "exact", rules) == await verdict_of(script, "none", rules)
+
+    asyncio.run(both())
+
+
+@given(SCRIPTS, RULES, st.randoms(use_true_random=False))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_the_verdict_does_not_depend_on_the_order_of_arrival(script, rules, random):
+    turns = [turn for _, turn in script]
+    random.shuffle(turns)
+    shuffled = [(line, turn) for (line, _), turn in zip(script, turns, strict=True)]
+
+    async def both() -> None:
+        assert await verdict_of(script, "exact", rules) == await verdict_of(shuffled, "exact", rules)
+
+    asyncio.run(both())
+
+
+# -- deciding ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_decided_vote_cancels_the_rest():
+    upstream = Scripted([box(1)] * 3 + [box(2)] * 2, turns=[0, 1, 2, None, None])
+    outcome = await sample(plan_of(upstream), "req")
+    assert outcome.stopped == "decided"
+    assert states(outcome) == ["ok", "ok", "ok", "cancelled", "cancelled"]
+    assert upstream.cancelled == {"req-3", "req-4"}
+
+
+async def test_an_undecided_vote_waits_for_all():
+    outcome = await sampled([box(1), box(2), box(1), box(2)])
+    assert outcome.stopped == "complete"
+    assert outcome.vote.is_tie
+    assert outcome.winner.index == 0
+
+
+async def test_the_reply_is_the_first_received_candidate_of_the_winning_class():
+    upstream = Scripted([box(2), box(1), box("1.0"), box(1)], turns=[3, None, 2, 1])
+    outcome = await sample(plan_of(upstream, quorum=0, stop="exact", deadline_s=0.05), "req")
+    assert (outcome.winner.index, outcome.winner.text) == (2, "so \\boxed{1.0}")
+
+
+async def test_candidates_of_one_moment_are_all_heard_before_a_verdict():
+    outcome = await sampled([NO_ANSWER, NO_ANSWER, box(1), box(1)], gives_up=True)
+    assert (outcome.stopped, outcome.vote.answer.text) == ("complete", "1")
+
+
+async def test_each_candidate_has_its_own_seed_and_request_id():
+    upstream = Scripted([box(1), box(2), box(3)])
+    outcome = await sample(plan_of(upstream), "req")
+    asked = sorted((request_id, body["seed"]) for request_id, body in upstream.asked)
+    assert asked == [("req-0", 100), ("req-1", 101), ("req-2", 102)]
+    assert [candidate.seed for candidate in outcome.candidates] == [100, 101, 102]
+
+
+async def test_members_take_turns_and_weigh_as_configured():
+    outcome = await sampled([box(1), box(2), box(1), box(2)], weights=(1, 3))
+    assert [candidate.weight for candidate in outcome.candidates] == [1, 3, 1, 3]
+    assert outcome.vote.votes == {"2": 6, "1": 2}
+
+
+async def test_a_cut_off_candidate_never_votes():
+    outcome = await sampled([CUT_OFF, CUT_OFF, CUT_OFF, box(2)])
+    assert states(outcome) == ["truncated"] * 3 + ["ok"]
+    assert outcome.vote.answer.text == "2"
+    assert outcome.vote.agreement == 1.0
+
+
+async def test_an_abstaining_candidate_counts_for_agreement_and_a_cut_off_one_does_not():
+    outcome = await sampled([box(1), box(1), NO_ANSWER, CUT_OFF], min_agreement=0.6, stop="none")
+    assert outcome.vote.agreement == pytest.approx(2 / 3)
+    assert outcome.vote.consensus
+
+
+@pytest.mark.parametrize("reason", [None, "length", "content_filter", "error", "", ["stop"], 1])
+def test_only_a_truthful_end_is_eligible(reason):
+    assert read_candidate(said("\\boxed{1}", reason), "boxed") == ("truncated", None)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [{}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{"message": {}}]},
+     {"choices": [{"message": [], "finish_reason": "stop"}]}, {"choices": {"0": 1}}],
+)  # fmt: skip
+def test_a_completion_without_a_choice_is_a_bad_payload(completion):
+    with pytest.raises(BadPayload):
+        read_candidate(completion, "boxed")
+
+
+async def test_a_reply_that_cannot_be_read_is_a_lost_candidate():
+    outcome = await sampled([box(1), {"choices": []}, box(1)], stop="none")
+    assert states(outcome) == ["ok", "lost", "ok"]
+
+
+async def test_content_that_is_no_text_abstains():
+    parts = said(None)
+    parts["choices"][0]["message"]["content"] = [{"type": "text", "text": "\\boxed{1}"}]
+    outcome = await sampled([parts, said(None), said(None, "tool_calls"), box(2)], stop="none")
+    assert states(outcome) == ["no_answer", "no_answer", "no_answer", "ok"]
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+async def test_losses_above_the_quorum_are_reported_and_do_not_fail_the_vote():
+    outcome = await sampled([box(1), BROKEN, box(2), BROKEN, box(2), BROKEN, BROKEN, box(1)])
+    assert states(outcome).count("lost") == 4
+    assert outcome.vote.is_tie
+
+
+async def test_losses_below_the_quorum_are_a_bad_gateway():
+    with pytest.raises(QuorumLost, match="3 of 8 candidates were received") as caught:
+        await sampled([box(1), box(2), box(1)] + [BROKEN] * 5)
+    assert caught.value.status == 502
+
+
+async def test_a_vote_that_the_lost_ones_could_not_change_needs_no_quorum():
+    outcome = await sampled([box(1)] * 3 + [BROKEN] * 2, quorum=1.0)
+    assert outcome.vote.answer.text == "1"
+
+
+async def test_all_busy_is_busy_with_the_longest_wait():
+    waits = [UpstreamBusy("busy", retry_after_s=wait) for wait in (2.0, None, 9.0, 3.0)]
+    with pytest.raises(QuorumLost) as caught:
+        await sampled(waits)
+    assert (caught.value.status, caught.value.retry_after_s, caught.value.is_retryable) == (429, 9.0, True)
+
+
+async def test_some_busy_and_some_broken_is_a_bad_gateway():
+    with pytest.raises(QuorumLost) as caught:
+        await sampled([BUSY, BUSY, BUSY, BROKEN])
+    assert caught.value.status == 502
+
+
+async def test_what_all_candidates_were_refused_with_is_kept():
+    refused = [UpstreamRejected("no", status=400) for _ in range(4)]
+    with pytest.raises(UpstreamRejected) as caught:
+        await sampled(refused)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UpstreamRejected("no", status=404), BUSY, UpstreamTimeout("slow"), UpstreamUnreachable("gone"), BadPayload("odd")],
+)
+async def test_a_single_candidates_error_is_kept(error):
+    with pytest.raises(type(error)) as caught:
+        await sampled([error], is_vote=False)
+    assert caught.value is error
+
+
+async def test_an_upstreams_slowness_is_a_gateway_timeout():
+    with pytest.raises(QuorumLost) as caught:
+        await sampled([UpstreamTimeout("slow")] * 3 + [BROKEN])
+    assert caught.value.status == 504
+
+
+async def test_a_defect_is_not_taken_for_a_lost_candidate():
+    upstream = Scripted([box(1), RuntimeError("a defect"), box(1)], turns=[None, 1, None])
+    with pytest.raises(ExceptionGroup) as caught:
+        await sample(plan_of(upstream), "req")
+    assert caught.group_contains(RuntimeError, match="a defect")
+    assert upstream.cancelled == {"req-0", "req-2"}
+
+
+# -- the deadline ------------------------------------------------------------------------------------------------------
+
+
+async def test_at_the_deadline_the_vote_is_among_those_received():
+    upstream = Scripted([box(1), box(2), box(2), box(3)], turns=[0, 0, 0, None])
+    outcome = await sample(plan_of(upstream, stop="none", deadline_s=0.05), "req")
+    assert outcome.stopped == "deadline"
+    assert states(outcome) == ["ok", "ok", "ok", "lost"]
+    assert outcome.vote.answer.text == "2"
+    assert isinstance(outcome.candidates[3].error, UpstreamTimeout)
+    assert upstream.cancelled == {"req-3"}
+
+
+@pytest.mark.parametrize("n_received", [0, 1])
+async def test_a_deadline_below_the_quorum_is_a_gateway_timeout(n_received):
+    turns = [0] * n_received + [None] * (4 - n_received)
+    with pytest.raises(QuorumLost, match=f"{n_received} of 4") as caught:
+        await sampled([box(1)] * 4, turns, deadline_s=0.05)
+    assert caught.value.status == 504
+
+
+async def test_a_single_candidate_past_the_deadline_is_a_timeout():
+    with pytest.raises(UpstreamTimeout, match=r"0\.05 s deadline"):
+        await sampled([box(1)], [None], is_vote=False, deadline_s=0.05)
+
+
+# -- no answer ---------------------------------------------------------------------------------------------------------
+
+
+async def test_two_finished_candidates_without_an_answer_end_an_automatic_vote():
+    upstream = Scripted([box(1)] + [NO_ANSWER] * 7, turns=[None, 1, 2] + [None] * 5)
+    outcome = await sample(plan_of(upstream, gives_up=True), "req")
+    assert outcome.stopped == "no_answer"
+    assert outcome.winner.index == 1
+    assert states(outcome).count("cancelled") == 6
+
+
+async def test_an_answer_among_the_first_two_keeps_the_vote_going():
+    outcome = await sampled([NO_ANSWER, box(5), box(5), box(5)], turns=[0, 1, 2, 3], gives_up=True)
+    assert (outcome.stopped, outcome.vote.answer.text) == ("decided", "5")
+
+
+async def test_a_lost_candidate_says_nothing_about_answers():
+    outcome = await sampled([BROKEN, BROKEN, box(5), box(5)], turns=[0, 0, 1, 2], gives_up=True)
+    assert outcome.vote.answer.text == "5"
+
+
+async def test_a_vote_that_was_ordered_waits_even_if_nobody_answers():
+    outcome = await sampled([NO_ANSWER] * 4)
+    assert outcome.stopped == "no_answer"
+    assert states(outcome) == ["no_answer"] * 4
+
+
+async def test_without_answers_a_whole_reply_comes_before_a_cut_off_one():
+    outcome = await sampled([CUT_OFF, CUT_OFF, NO_ANSWER, CUT_OFF])
+    assert (outcome.stopped, outcome.winner.index) == ("no_answer", 2)
+    outcome = await sampled([CUT_OFF, CUT_OFF])
+    assert (outcome.stopped, outcome.winner.index) == ("no_answer", 0)
+
+
+async def test_a_client_may_insist_on_an_answer():
+    with pytest.raises(NoVote, match="none of 2 candidates holds an answer"):
+        await sampled([NO_ANSWER, CUT_OFF], on_no_answer="error")
+
+
+async def test_a_client_may_insist_on_consensus():
+    with pytest.raises(NoConsensus, match=r"agreement is 0\.50"):
+        await sampled([box(1), box(2)], on_no_consensus="error", min_agreement=0.6)
+    outcome = await sampled([box(1), box(2)], min_agreement=0.6)
+    assert not outcome.vote.consensus
+
+
+# -- starting with one -------------------------------------------------------------------------------------------------
+
+
+async def test_a_first_candidate_without_an_answer_stays_alone():
+    upstream = Scripted([NO_ANSWER] + [box(1)] * 7)
+    outcome = await sample(plan_of(upstream, starts_with_one=True, gives_up=True), "req")
+    assert (outcome.stopped, len(outcome.candidates), len(upstream.asked)) == ("no_answer", 1, 1)
+
+
+async def test_a_first_candidate_with_an_answer_is_topped_up_to_a_vote():
+    upstream = Scripted([box(1)] * 3 + [box(2)] * 2)
+    outcome = await sample(plan_of(upstream, starts_with_one=True, gives_up=True), "req")
+    assert len(upstream.asked) == 5
+    assert outcome.vote.answer.text == "1"
+
+
+async def test_a_lost_first_candidate_is_replaced_by_the_others():
+    upstream = Scripted([BROKEN, NO_ANSWER, NO_ANSWER, box(1), box(1)], turns=[0, 1, 2, None, None])
+    outcome = await sample(plan_of(upstream, starts_with_one=True, gives_up=True), "req")
+    assert (outcome.stopped, outcome.winner.index) == ("no_answer", 1)
+    assert states(outcome) == ["lost", "no_answer", "no_answer", "cancelled", "cancelled"]
+
+
+async def test_a_first_candidate_past_the_deadline_is_a_gateway_timeout():
+    with pytest.raises(QuorumLost) as caught:
+        await sampled([box(1)] * 4, [None] * 4, starts_with_one=True, gives_up=True, deadline_s=0.05)
+    assert caught.value.status == 504
+
+
+# -- more than one choice ----------------------------------------------------------------------------------------------
+
+
+async def test_no_verdict_comes_before_the_choices_that_the_client_asked_for():
+    upstream = Scripted([box(1)] * 4, turns=[0, 1, 2, 3])
+    outcome = await sample(plan_of(upstream, n_choices=4), "req")
+    assert (outcome.stopped, states(outcome)) == ("complete", ["ok"] * 4)
+
+
+async def test_a_decided_vote_with_enough_choices_ends_early():
+    outcome = await sampled([box(1)] * 8, [0, 1, 2, 3, 4, None, None, None], n_choices=3)
+    assert outcome.stopped == "decided"
+
+
+async def test_chat_with_three_choices_costs_three_candidates():
+    upstream = Scripted([NO_ANSWER] * 8, turns=[0, 1, 2] + [None] * 5)
+    outcome = await sample(plan_of(upstream, n_choices=3, gives_up=True), "req")
+    assert (outcome.stopped, states(outcome).count("no_answer")) == ("no_answer", 3)
+
+
+# -- the caller --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_candidate_received_is_announced_once():
+    announced: list[int] = []
+    upstream = Scripted([BROKEN, box(1), box(2)], turns=[0, 1, 2])
+    await sample(plan_of(upstream), "req", lambda: announced.append(len(announced)))
+    assert announced == [0]
+
+
+async def test_a_caller_who_leaves_leaves_nothing_running():
+    upstream = Scripted([box(1)] * 8, turns=[None] * 8)
+    before = asyncio.all_tasks()
+    query = asyncio.create_task(sample(plan_of(upstream), "req"))
+    await asyncio.sleep(0.01)
+    query.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await query
+    assert upstream.cancelled == {f"req-{index}" for index in range(8)}
+    assert asyncio.all_tasks() == before
+
+
+@given(st.lists(st.tuples(LINES, st.integers(0, 6)), min_size=1, max_size=6), st.integers(0, 8))
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_whenever_the_caller_leaves_nothing_is_left_running(script, turns_until_leaving):
+    async def leave() -> None:
+        lines, turns = zip(*script, strict=True)
+        query = asyncio.create_task(sampled(lines, turns))
+        for _ in range(turns_until_leaving):
+            await asyncio.sleep(0)
+        query.cancel()
+        await asyncio.wait({query})
+        if not query.cancelled():
+            query.exception()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(leave())
+
+
+async def test_all_busy_with_503_stays_503():
+    with pytest.raises(QuorumLost) as caught:
+        await sampled([UpstreamBusy("busy", status=503) for _ in range(4)])
+    assert (caught.value.status, caught.value.is_retryable) == (503, True)
+
+
+async def test_a_refused_first_candidate_is_not_asked_seven_times_more():
+    upstream = Scripted([UpstreamRejected("no", status=400), *[box(1)] * 7])
+    with pytest.raises(UpstreamRejected):
+        await sample(plan_of(upstream, starts_with_one=True, gives_up=True), "req")
+    assert len(upstream.asked) == 1
