@@ -86,7 +86,7 @@ async def check(checkpoint: Checkpoint, upstream: Upstream, served_name: str, *,
         if is_local:
             await asyncio.to_thread(check_weights, checkpoint)
         if not any(card.get("id") == served_name for card in await upstream.models()):
-            return Verdict("pending", f"upstream {upstream.name} does not list {served_name}")
+            return _unlisted(upstream, served_name, is_local=is_local)
     except ManifestError as error:
         return Verdict("mismatch", str(error))
     except UpstreamError as error:
@@ -98,6 +98,13 @@ async def check(checkpoint: Checkpoint, upstream: Upstream, served_name: str, *,
         return Verdict("mismatch" if error.status == 400 else "pending", f"a probe was refused: {error}")
     except UpstreamError as error:
         return Verdict("pending", str(error))
+
+
+def _unlisted(upstream: Upstream, served_name: str, *, is_local: bool) -> Verdict:
+    """A server may still be loading a model; this process has loaded all that it ever will."""
+    if is_local:
+        return Verdict("mismatch", f"the checkpoint of {served_name} could not be loaded; the log has the reason")
+    return Verdict("pending", f"upstream {upstream.name} does not list {served_name}")
 
 
 async def _check_probes(checkpoint: Checkpoint, upstream: Upstream, served_name: str, *, is_local: bool) -> Verdict:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ManifestError, NotPermitted, RequestError, StrategyNotApplicable
+from its_proxy.codesign.manifest import VoteAdvice
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
@@ -34,7 +35,10 @@ class HasState(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VoteRules:
-    """How a model votes: its manifest's advice under the operator's settings. `n` is candidates per query."""
+    """How a model votes: its manifest's advice under the operator's settings. `n` is candidates per query.
+
+    Sampling is not among the rules: each member of an ensemble is sampled as its own manifest advises.
+    """
 
     mode: Mode = "auto"
     n: int = 8
@@ -46,8 +50,6 @@ class VoteRules:
     on_no_consensus: Literal["reply", "error"] = "reply"
     quorum: float = 0.5
     deadline_s: float = 600.0
-    sampling: Mapping[str, float] | None = None
-    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class Member:
     checkpoint: Checkpoint | None
     handshake: HasState
     weight: int = 1
+
+    @property
+    def advice(self) -> VoteAdvice | None:
+        return self.checkpoint.manifest.vote if self.checkpoint is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class PlannedMember:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
-    `gives_up`: two candidates without an answer end the vote."""
+    `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -113,12 +119,12 @@ def make_plan(
     shares = [_share(n, position, len(used)) for position in range(len(used))]
     return Plan(
         model=model,
-        members=tuple(_planned(request, m, rules, rights, is_vote, k) for m, k in zip(used, shares, strict=True)),
+        members=tuple(_planned(request, m, rights, is_vote, k) for m, k in zip(used, shares, strict=True)),
         rules=rules,
         n=n,
         n_choices=request.n,
         seed=_base_seed(request),
-        sampling=_sampling(request, rules, is_vote),
+        sampling=_common([_sampling(request, member, is_vote) for member in used]),
         is_vote=is_vote,
         starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, question),
         gives_up=is_auto,
@@ -177,14 +183,12 @@ def _share(n: int, position: int, n_members: int) -> int:
     return len(range(position, n, n_members))
 
 
-def _planned(
-    request: ChatRequest, member: Member, rules: VoteRules, rights: frozenset[str], is_vote: bool, n: int
-) -> PlannedMember:
+def _planned(request: ChatRequest, member: Member, rights: frozenset[str], is_vote: bool, n: int) -> PlannedMember:
     recipe, is_forced = _recipe(request, member, rights)
     _refuse_own_template(request, recipe, is_forced)
     body: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
-    body.update(_sampling(request, rules, is_vote))
-    body.update(_max_tokens(request, rules))
+    body.update(_sampling(request, member, is_vote))
+    body.update(_max_tokens(request, member))
     body["model"] = member.served_name
     if recipe is not None:
         body["messages"] = rewrite(recipe, request.messages).messages
@@ -241,11 +245,12 @@ def _template_kwargs(request: ChatRequest, member: Member) -> dict[str, Any]:
     return {"chat_template_kwargs": {**recorded, **own}} if recorded else {}
 
 
-def _sampling(request: ChatRequest, rules: VoteRules, is_vote: bool) -> dict[str, Any]:
+def _sampling(request: ChatRequest, member: Member, is_vote: bool) -> dict[str, Any]:
     """Who owns temperature and its like: the manifest for a vote (a client library's default `temperature: 0`
     would turn it into n equal answers), the client where one candidate is asked or where it insists."""
     own = {key: request.body[key] for key in SAMPLING_FIELDS if request.body.get(key) is not None}
-    recorded = dict(rules.sampling or {})
+    advised = {key: getattr(member.advice, key, None) for key in SAMPLING_FIELDS}
+    recorded = {key: value for key, value in advised.items() if value is not None}
     if request.its.sampling == "client":
         return own
     if is_vote:
@@ -254,10 +259,14 @@ def _sampling(request: ChatRequest, rules: VoteRules, is_vote: bool) -> dict[str
     return {**recorded, **own}
 
 
-def _max_tokens(request: ChatRequest, rules: VoteRules) -> dict[str, int]:
+def _common(samplings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return samplings[0] if all(sampling == samplings[0] for sampling in samplings) else {}
+
+
+def _max_tokens(request: ChatRequest, member: Member) -> dict[str, int]:
     """The smaller of both sides' caps, under the name the client used."""
-    own = client_max_tokens(request.body)
-    cap = min((cap for cap in (own, rules.max_tokens) if cap is not None), default=None)
+    caps = (client_max_tokens(request.body), member.advice.max_tokens if member.advice else None)
+    cap = min((cap for cap in caps if cap is not None), default=None)
     if cap is None:
         return {}
     names = [name for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None]

@@ -166,6 +166,7 @@ async def test_a_probe_is_asked_as_a_candidate_would_be_but_for_one_token(tmp_pa
 @asynccontextmanager
 async def tokenizing(status: int, reply: Any) -> AsyncIterator[HttpUpstream]:
     """A server whose chat route shows no tokens, and that has vLLM's `/tokenize` beside `/v1`."""
+
     async def chat(request: web.Request) -> web.Response:
         choices = [{"index": 0, "message": {"content": "x"}, "finish_reason": "length"}]
         return web.json_response({"choices": choices})

@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tests.voting.test_expectation import ERRANDS
 PROBLEM, CHAT = "How many eggs are 3 eggs and 4 eggs?", "Hello, who are you?"
 RIGHTS = frozenset({"force", "explain", "candidates"})
 RECORDED = {"temperature": 0.8, "top_p": 0.95}
-RULES = VoteRules(n=8, sampling=RECORDED, max_tokens=256)
+RULES = VoteRules(n=8)
 UPSTREAM = HttpUpstream("gpu", "http://gpu/v1")
 
 
@@ -90,7 +90,7 @@ def test_a_plan_does_not_change_nor_change_the_request(persona):
         made.n = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         made.members[0].body["model"] = "other"  # type: ignore[index]
-    assert (RULES.n, RULES.sampling) == (8, RECORDED)
+    assert RULES.n == 8
 
 
 # -- who owns what -----------------------------------------------------------------------------------------------------
@@ -113,9 +113,18 @@ def test_without_a_vote_the_clients_sampling_comes_first(none):
     assert made.sampling == {"temperature": 0, "top_p": 0.95}
 
 
-def test_without_recorded_sampling_the_clients_own_is_used(none):
-    made = plan(none, rules=replace(RULES, sampling={}), temperature=0.3)
+def test_without_recorded_sampling_the_clients_own_is_used(tmp_path):
+    made = plan(member(opened(tmp_path, "none", vote={"n": 8})), temperature=0.3)
     assert made.sampling == {"temperature": 0.3}
+
+
+def test_each_member_is_sampled_as_its_own_manifest_advises(tmp_path):
+    cool = member(opened(tmp_path / "a", "none", vote={"n": 8, "temperature": 0.2, "max_tokens": 64}), "a")
+    warm = member(opened(tmp_path / "b", "none", vote={"n": 8, "temperature": 0.9, "max_tokens": 99}), "b")
+    made = plan(cool, warm)
+    sent = [(planned.body["temperature"], planned.body["max_tokens"]) for planned in made.members]
+    assert sent == [(0.2, 64), (0.9, 99)]
+    assert made.sampling == {}
 
 
 @pytest.mark.parametrize(
@@ -131,8 +140,9 @@ def test_without_recorded_sampling_the_clients_own_is_used(none):
         ({"max_tokens": None}, 256, {"max_tokens": 256}),
     ],
 )
-def test_the_smaller_cap_counts_under_the_name_that_the_client_used(none, asked, cap, sent):
-    made = plan(none, rules=replace(RULES, max_tokens=cap), **asked)
+def test_the_smaller_cap_counts_under_the_name_that_the_client_used(tmp_path, asked, cap, sent):
+    advice = {"n": 8} if cap is None else {"n": 8, "max_tokens": cap}
+    made = plan(member(opened(tmp_path, "none", vote=advice)), **asked)
     assert {key: value for key, value in body_of(made).items() if key.startswith("max_")} == sent
 
 

@@ -5,6 +5,8 @@ from hashlib import sha256
 from math import isinf
 from typing import Any
 
+MAX_DIGITS = 1_000
+
 
 def canonical_json(value: Any) -> bytes:
     """Keys sorted, no spaces, UTF-8: equal values give equal bytes. Raises ValueError for NaN and infinities."""
@@ -30,7 +32,11 @@ def strict_json(data: bytes) -> Any:
         raise ValueError("starts with a byte order mark")
     try:
         return json.loads(
-            text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_number
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_number,
+            parse_int=_bounded_integer,
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
@@ -49,6 +55,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _bounded_integer(text: str) -> int:
+    """Python refuses to read very long integers, for their cost, in words of its own."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"the number {text[:20]}... has {len(text)} digits")
+    return int(text)
 
 
 def _finite_number(text: str) -> float:

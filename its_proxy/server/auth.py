@@ -21,9 +21,7 @@ class Doorkeeper:
     """Without keys (a loopback server) everyone is let in, with every right but, if so set, `force`."""
 
     def __init__(self, keys: Sequence[KeySettings], environ: Mapping[str, str], *, allow_force: bool) -> None:
-        self._callers = [
-            (bytes.fromhex(key.digest(environ)), Caller(key.name, frozenset(key.rights))) for key in keys
-        ]
+        self._callers = [(bytes.fromhex(key.digest(environ)), Caller(key.name, frozenset(key.rights))) for key in keys]
         self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force"})
 
     def admit(self, authorization: str | None) -> Caller:
@@ -40,4 +38,3 @@ class Doorkeeper:
         if found is None or scheme.lower() != "bearer":
             raise Unauthenticated("a valid API key is required", hint="Authorization: Bearer KEY")
         return found
-

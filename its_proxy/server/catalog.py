@@ -140,14 +140,11 @@ def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) 
     advice = checkpoint.manifest.vote
     rules: dict[str, Any] = {"max_n": max_n}
     if advice is not None:
-        sampling = {key: getattr(advice, key) for key in ("temperature", "top_p", "top_k", "min_p")}
         rules |= {
             "n": min(advice.n, max_n),
             "stop": advice.stop,
             "answer": advice.answer,
             "min_agreement": advice.min_agreement,
-            "max_tokens": advice.max_tokens,
-            "sampling": {key: value for key, value in sampling.items() if value is not None},
         }
     return VoteRules(**rules | {key: value for key, value in overrides.items() if value is not None})
 

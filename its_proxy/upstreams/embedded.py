@@ -151,7 +151,8 @@ class EmbeddedUpstream:
     async def start(self) -> None:
         """Loads the checkpoints and returns when they serve; any other method does so on its first use.
 
-        Raises ConfigError for a missing torch or a folder that cannot be loaded.
+        Raises ConfigError for a missing torch, or when no folder can be loaded; one of several that
+        cannot is logged and left out of `models`.
         """
         self._engine.start()
         if not self._engine.ready.done():

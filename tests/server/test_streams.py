@@ -180,7 +180,7 @@ class TestRelayedStream:
 
 PIECES = {
     "whole": [b'data: {"a": 1}\n\n', b"data: [DONE]\n\n"],
-    "in the middle of a line": [b'data: {"a"', b': 1}\n\ndata: [DO', b"NE]\n\n"],
+    "in the middle of a line": [b'data: {"a"', b": 1}\n\ndata: [DO", b"NE]\n\n"],
     "CRLF": [b'data: {"a": 1}\r\n\r', b"\ndata: [DONE]\r\n\r\n"],
     "no newline at the end": [b'data: {"a": 1}\n\ndata: [DONE]'],
     "no space": [b'data:{"a": 1}\n\ndata:[DONE]\n\n'],

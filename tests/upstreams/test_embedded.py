@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -847,3 +848,17 @@ async def test_folder_without_a_chat_template_is_refused(tiny_checkpoint: Path, 
     upstream = EmbeddedUpstream("embedded", {"tiny": tmp_path})
     with pytest.raises(ConfigError, match="chat template"):
         await upstream.start()
+
+
+async def test_one_folder_that_cannot_be_loaded_leaves_the_others_serving(tiny_checkpoint, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    (broken / "model.safetensors").write_bytes(b"cut")
+    engine = EmbeddedUpstream("e", {"broken": broken, "tiny": tiny_checkpoint})
+    try:
+        await engine.start()
+        assert [card["id"] for card in await engine.models()] == ["tiny"]
+        with pytest.raises(UpstreamRejected, match="broken"):
+            await engine.complete({"model": "broken", "messages": [{"role": "user", "content": "1"}]}, "r")
+    finally:
+        await engine.close()
