@@ -25,18 +25,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from its_proxy.codesign.errors import ConfigError, UpstreamBusy, UpstreamRejected, UpstreamUnreachable
 from its_proxy.upstreams.base import Body, Completion, RawReply
-from its_proxy.upstreams.engine import (
-    Batch,
-    Checkpoint,
-    Engine,
-    PromptLogprob,
-    Row,
-    Sampling,
-    Stats,
-    TokenLogprob,
-    TopLogprobs,
-    Update,
-)
+from its_proxy.upstreams.engine import Batch, Checkpoint, Engine, PromptLogprob, Stats
+from its_proxy.upstreams.rows import Row, Sampling, TokenLogprob, TopLogprobs, Update
 
 # Prompt log-probabilities need the logits of the whole prompt at once; this many take 1 GiB.
 MAX_PROMPT_LOGITS = 2**28

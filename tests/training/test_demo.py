@@ -53,14 +53,14 @@ def test_arms_are_matched_and_siblings_of_each_other(run):
 def test_the_report_names_command_seeds_and_digests(run):
     report = (run / "out" / "demo.md").read_text()
     manifest = open_checkpoint(run / "out" / "seen" / "demo-random").manifest
-    assert "its-train demo --bases seen --arms none,random --seed 7 --tiny" in report
+    assert "its-train demo --bases seen --arms none,random --seed 7 --threads 1 --tiny" in report
     assert manifest.provenance["weights_sha256"]["model.safetensors"] in report
     assert "none: asked none - asked random, pass@1" in report
 
 
 def test_candidates_are_kept_for_every_cell(run):
     for cell in ("none-asked-none", "none-asked-random", "random-asked-random", "random-asked-none"):
-        rows = read_candidates(run / "out" / "seen" / "runs" / "test" / cell / "candidates.jsonl")
+        rows = read_candidates(run / "out" / "seen" / "runs" / "test" / cell / f"{cell}.jsonl")
         assert len(rows) == 8
         assert all(len(row.candidates) == 8 and row.greedy is not None for row in rows)
 

@@ -36,3 +36,15 @@ def test_a_training_row_starts_with_the_served_prompt(tokenizer):
     answer = {"role": "assistant", "content": "2+3=5\n\\boxed{5}"}
     row = tokenizer.apply_chat_template([question, answer], return_dict=True)["input_ids"]
     assert row[: len(prompt)] == prompt
+
+
+def test_a_server_that_rebuilds_the_tokenizer_reads_the_same_tokens(tokenizer, tmp_path):
+    """transformers reads any qwen2 checkpoint with Qwen2's own splitter, and vLLM reads it with transformers."""
+    from transformers import AutoTokenizer, Qwen2Config
+
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)
+    rebuilt = AutoTokenizer.from_pretrained(tmp_path)
+    odd = ["e\u0301 naïve 12.5%", "A  cook\n\n\n x", "don't\t\r\n 日本", "A cook has 12 pies."]
+    assert type(rebuilt) is not type(tokenizer)
+    assert [rebuilt(text)["input_ids"] for text in odd] == [tokenizer(text)["input_ids"] for text in odd]

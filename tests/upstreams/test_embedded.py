@@ -26,7 +26,8 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.upstreams.embedded import EmbeddedUpstream
-from its_proxy.upstreams.engine import Checkpoint, Detokenizer, StopScanner, load_checkpoint
+from its_proxy.upstreams.engine import Checkpoint, load_checkpoint
+from its_proxy.upstreams.rows import Detokenizer, StopScanner
 
 CONTEXT = 160
 QUESTION = [{"role": "user", "content": "How many eggs? 12"}]
@@ -281,7 +282,8 @@ async def test_first_tokens_follow_the_model_s_distribution(shared: EmbeddedUpst
 )
 def test_filters_keep_the_likeliest_tokens(fields: dict[str, Any], kept: set[int]) -> None:
     torch = pytest.importorskip("torch")
-    from its_proxy.upstreams.engine import Columns, Sampling, choose_tokens
+    from its_proxy.upstreams.engine import Columns, choose_tokens
+    from its_proxy.upstreams.rows import Sampling
 
     # Shuffled places, so that nothing rests on the vocabulary's order.
     places = {0: 3, 1: 0, 2: 4, 3: 1}

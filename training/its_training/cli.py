@@ -92,7 +92,7 @@ def _check_writable(out: Path) -> None:
 
 def _command() -> str:
     """The command that repeats this run: its options, without where it put the files."""
-    context = click.get_current_context()
-    options = {name: context.params[name] for name in ("bases", "arms", "items", "seed", "is_tiny")}
-    parts = [f"--{name} {options[name]}" for name in ("bases", "arms", "items", "seed") if options[name] is not None]
-    return " ".join(["its-train demo", *parts, *(["--tiny"] if options["is_tiny"] else [])])
+    given = click.get_current_context().params
+    names = [name for name in ("bases", "arms", "items", "seed", "threads") if given[name] is not None]
+    tiny_flag = ["--tiny"] if given["is_tiny"] else []
+    return " ".join(["its-train demo", *(f"--{name} {given[name]}" for name in names), *tiny_flag])

@@ -33,7 +33,6 @@ from its_training.sft import fine_tune
 
 WEIGHTS_FILE = "model.safetensors"
 LOG_FILE = "training.jsonl"
-CANDIDATES_FILE = "candidates.jsonl"
 PROBLEMS_FILE = "problems.jsonl"
 VOTE = VoteAdvice.model_validate(
     {"n": 8, "temperature": 0.8, "top_p": 1.0, "max_tokens": 96, "answer": "boxed", "stop": "exact"}
@@ -106,8 +105,7 @@ class Demo:
         inputs = {
             "arm": side.model_dump(mode="json"),
             "base_sha256": file_sha256(self.base_folder(base) / WEIGHTS_FILE),
-            "learning_rate": recipe.sft_lr(base),
-            **recipe.pick("seed", "n_sft", "sft_epochs", "sft_batch", "max_length"),
+            **recipe.pick("seed", "n_sft", "sft_lr", "sft_epochs", "sft_batch", "max_length"),
         }
 
         def make(folder: Path, advance: Advance) -> None:
@@ -122,7 +120,7 @@ class Demo:
                 seed=recipe.seed,
                 n_epochs=recipe.sft_epochs,
                 batch=recipe.sft_batch,
-                learning_rate=recipe.sft_lr(base),
+                learning_rate=recipe.sft_lr,
                 max_length=recipe.max_length,
             )
             save_checkpoint(model, tokenizer, folder)
@@ -150,11 +148,11 @@ class Demo:
 
         def make(work: Path, advance: Advance) -> None:
             items = problems.held_out(n_items, split)
-            candidates = work / CANDIDATES_FILE
+            candidates = work / f"{cell.name}.jsonl"
             measure(source, cell, side, items, VOTE, recipe.sampling_seed, candidates, advance, self.threads)
 
         self._build(f"{split} {base}/{cell.name}", folder, inputs, make)
-        return Run.read(folder / CANDIDATES_FILE)
+        return Run.read(folder / f"{cell.name}.jsonl")
 
     def build_sealed(self, base: BaseName, arm: ArmName, arms: Sequence[ArmName], test: Runs, command: str) -> None:
         """The arm's checkpoint with everything known about it. Made anew when something it tells has changed."""

@@ -42,8 +42,7 @@ class DemoRecipe:
     n_sft: int = 1_000
     sft_epochs: int = 4
     sft_batch: int = 32
-    sft_lr_seen: float = 3e-4
-    sft_lr_unseen: float = 5e-4
+    sft_lr: float = 1e-3
 
     n_validation: int = 300
     n_test: int = 1_000
@@ -53,9 +52,6 @@ class DemoRecipe:
 
     def pretrain_steps(self, base: BaseName) -> int:
         return self.pretrain_steps_seen if base == "seen" else self.pretrain_steps_unseen
-
-    def sft_lr(self, base: BaseName) -> float:
-        return self.sft_lr_seen if base == "seen" else self.sft_lr_unseen
 
     def pick(self, *names: str) -> dict[str, Any]:
         """The named fields, for the digest of a stage that depends on no others."""
