@@ -38,7 +38,6 @@ VOTE = VoteAdvice.model_validate(
     {"n": 8, "temperature": 0.8, "top_p": 1.0, "max_tokens": 96, "answer": "boxed", "stop": "exact"}
 )
 
-
 Make: TypeAlias = Callable[[Path, Advance], None]
 """Fills the folder it is given, and tells how far it is."""
 
@@ -183,9 +182,10 @@ class Demo:
         self._build(f"seal {base}/demo-{arm}", folder, inputs, make)
 
     def digests(self, base: BaseName, arms: Sequence[ArmName]) -> dict[str, str]:
-        """sha256 of each weight file, by folder name."""
+        """sha256 of each weight file, by folder name, and of the ids of the rows that all arms share."""
         weights = {"base": self.base_folder(base), **{f"demo-{arm}": self.sealed_folder(base, arm) for arm in arms}}
-        return {name: file_sha256(folder / WEIGHTS_FILE) for name, folder in weights.items()}
+        digests = {name: file_sha256(folder / WEIGHTS_FILE) for name, folder in weights.items()}
+        return {**digests, "ids": self._dataset(base, arms[0])["ids_sha256"]}
 
     def seeds(self) -> dict[str, int]:
         """Which seed drew what; one training seed, so intervals cover problems and samples, not training."""
@@ -206,7 +206,7 @@ class Demo:
         (target / PROBLEMS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     def _provenance(self, base: BaseName, arm: ArmName, command: str) -> dict[str, Any]:
-        dataset = json.loads((self.arm_folder(base, arm) / SIDECAR_FILE).read_text(encoding="utf-8"))
+        dataset = self._dataset(base, arm)
         return {
             "base_model": f"demo base {base!r}, pre-trained from scratch by its-train demo",
             "base_sha256": file_sha256(self.base_folder(base) / WEIGHTS_FILE),
@@ -220,9 +220,11 @@ class Demo:
             "licenses": {"weights": "Apache-2.0", "dataset": "Apache-2.0, generated", "personas": "Apache-2.0"},
         }
 
-    def _build(
-        self, title: str, folder: Path, inputs: Mapping[str, Any], make: Callable[[Path, Advance], None]
-    ) -> None:
+    def _dataset(self, base: BaseName, arm: str) -> dict[str, Any]:
+        sidecar: dict[str, Any] = json.loads((self.arm_folder(base, arm) / SIDECAR_FILE).read_text(encoding="utf-8"))
+        return sidecar
+
+    def _build(self, title: str, folder: Path, inputs: Mapping[str, Any], make: Make) -> None:
         if is_built(folder, inputs):
             self.stages.skipped(title)
             return

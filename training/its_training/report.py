@@ -28,7 +28,7 @@ def report_of(
         f"Written by `{command}`.",
         _what(recipe),
         f"**The arms of the base `{choice.base}` ship**, because {choice.why}.",
-        _reading(seeds),
+        _reading(recipe),
         *(f"## Base `{base}`, test problems: {_BASES[base]}\n\n{tables(runs)}" for base, runs in test.items()),
         *(f"## Base `{base}`, validation problems\n\n{tables(runs)}" for base, runs in validation.items()),
         _conditions(recipe, digests, seeds, versions),
@@ -47,13 +47,17 @@ def _what(recipe: DemoRecipe) -> str:
     )
 
 
-def _reading(seeds: Mapping[str, int]) -> str:
+def _reading(recipe: DemoRecipe) -> str:
     return (
         "Numbers are percent with 95% intervals. pass@1 is the mean over the sampled candidates, clustered by "
-        "problem; maj@8 and greedy have Wilson intervals; differences are bootstrapped over problems. There is one "
-        f"training seed ({seeds['train']}), so intervals cover problems and samples, not training. *Forced* means "
-        "asked otherwise than trained. The claim is that one-sided persona text hurts here, not that personas help: "
-        "compare the arms' own rows."
+        "problem; maj@8 and greedy have Wilson intervals; differences are bootstrapped over problems. *Forced* means "
+        "asked otherwise than trained. Learning rates and steps were chosen on validation problems, the test problems "
+        f"were asked once. There is one training seed ({recipe.seed}), so intervals cover problems and samples, not "
+        f"training. The bases differ in their number of steps too ({recipe.pretrain_steps_seen:,} and "
+        f"{recipe.pretrain_steps_unseen:,}): compare rows of one base. What is claimed is that persona text on one "
+        "side only hurts here, not that personas help: arms asked as trained stand beside each other. Where maj@8 - "
+        "greedy is not above 0, the vote is no better than one greedy reply, it recovers what sampling loses; its "
+        "agreement then tells which answers to trust, as the more-agreed and the less-agreed half show."
     )
 
 
@@ -72,7 +76,7 @@ def _conditions(
             "| --- | --- |",
             *rows,
             "",
-            "| base | weights | sha256 |",
+            "| base | weights, or ids of the arms' rows | sha256 |",
             "| --- | --- | --- |",
             *weights,
         ]

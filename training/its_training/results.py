@@ -49,8 +49,8 @@ def choose(validation: Mapping[BaseName, Runs]) -> Choice:
     if not weak:
         return Choice(
             "seen",
-            "on validation, the vote's gain over one candidate and the cost of asking otherwise than trained have "
-            "intervals above 0 in every arm, on the base where asking otherwise costs less",
+            "on validation, the vote's gain over one candidate and what asking otherwise than trained costs have "
+            "intervals above 0 in every arm",
         )
     missing = "; ".join(f"{effect.name} {effect.difference}" for effect in weak)
     return Choice("unseen", f"on validation, not every effect shows on `seen` with an interval above 0: {missing}")
