@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ import click
 from its_proxy.evaluate import (
     Comparison,
     Item,
+    Replay,
     Row,
     Score,
     as_markdown,
@@ -108,7 +110,7 @@ def _report(cells: dict[tuple[str, str | None], list[Row]], limit: int) -> str:
     crossed = [score(cells[arm, "random" if arm == "none" else "none"]) for arm in ARMS]
     pairs = [compare(cells[arm, None], cells[arm, "random" if arm == "none" else "none"]) for arm in ARMS]
     against_none = [compare(cells[arm, None], cells["none", None]) for arm in ARMS[1:]]
-    replays = [replay(cells[arm, None], order=order) for arm in ARMS for order in ("tokens", 0)]
+    replays = [_Named(f"demo-{arm}", replay(cells[arm, None], order=order)) for arm in ARMS for order in ("tokens", 0)]
     parts = [
         _head(limit),
         "## Each arm through its manifest\n\n" + as_markdown(own),
@@ -119,6 +121,17 @@ def _report(cells: dict[tuple[str, str | None], list[Row]], limit: int) -> str:
         "## In words\n\n" + _words(own, pairs),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A replay's cells with its model before them."""
+
+    model: str
+    replay: Replay
+
+    def cells(self) -> dict[str, str]:
+        return {"model": self.model, **self.replay.cells()}
 
 
 def _head(limit: int) -> str:
