@@ -45,19 +45,21 @@ async def _serve(context: Context, on_ready: Callable[[str, Context], None]) -> 
     settings = context.settings
     runner = create_runner(context)
     await runner.setup()
-    watch = asyncio.create_task(_watch(context, ending))
+    watch: asyncio.Task[None] | None = None
     try:
         url = await _listen(runner, settings)
         await _start_engines(context)
+        watch = asyncio.create_task(_watch(context, ending))
         on_ready(url, context)
         failure = await ending
         context.is_draining = True
         if failure is not None:
             raise failure
     finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
+        if watch is not None:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
         await runner.cleanup()
         await context.catalog.close()
 

@@ -319,17 +319,18 @@ class Engine:
 
     def _load(self) -> None:
         """One folder that cannot be loaded does not keep the others from serving; if none can, that is raised."""
-        failures = []
+        failures: dict[str, ConfigError] = {}
         for name, folder in self._folders.items():
             try:
                 self.checkpoints[name] = load_checkpoint(folder)
             except ConfigError as error:
-                log.error("embedded engine: %s is not served: %s", name, error)
-                failures.append(error)
+                failures[name] = error
             if self._is_closed:
                 raise _closing()
         if failures and not self.checkpoints:
-            raise failures[0]
+            raise next(iter(failures.values()))
+        for name, failure in failures.items():
+            log.error("embedded engine: %s is not served: %s", name, failure)
         import torch
 
         # For the whole process: one thread is quickest for small models and leaves the event loop a core.
