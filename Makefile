@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test check fix demo results clean
+.PHONY: help environment serve test check fix demo results schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -30,6 +30,10 @@ demo: environment ## train the demo checkpoints anew (its-train demo)
 
 results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into docs/results/demo-http.md
 	@.venv/bin/python benchmarks/demo_cells.py $(ARGS)
+
+schema: environment ## write docs/its.schema.json, the JSON Schema of the `its` object, anew
+	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \
+		> docs/its.schema.json
 
 clean: ## remove the link and what builds and tests leave; the cached environment stays
 	@rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

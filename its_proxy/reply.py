@@ -221,6 +221,7 @@ def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
         index=candidate.index,
         seed=candidate.seed,
         member=plan.member_of(candidate.index).member.name,
+        weight=candidate.weight,
         state=candidate.state,
         text=_text(candidate.text),
         answer=candidate.answer.text if candidate.answer is not None else None,

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import models_json_schema
 
 from its_proxy.codesign.errors import RequestError
 
@@ -55,6 +56,7 @@ class CandidateReport(BaseModel):
     index: int
     seed: int
     member: str
+    weight: int
     state: str
     text: str | None
     answer: str | None
@@ -101,3 +103,13 @@ def read_its(value: Any) -> ItsRequest:
         known = ", ".join(ItsRequest.model_fields)
         message = _MESSAGES.get(first["type"], first["msg"])
         raise RequestError(f"{param}: {message}", param=param, hint=f"known keys: {known}") from None
+
+
+def json_schema() -> dict[str, Any]:
+    """What may be asked and what is told, as JSON Schema: `docs/its.schema.json`, and a test keeps the two equal."""
+    _, schema = models_json_schema(
+        [(ItsRequest, "validation"), (ItsReply, "serialization")],
+        title="its",
+        description="The `its` object of a request and of a reply, version 1",
+    )
+    return schema

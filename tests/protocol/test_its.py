@@ -1,9 +1,12 @@
 """The `its` object: what a client may write, and what a reply holds."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from its_proxy.codesign.errors import RequestError
-from its_proxy.protocol.its import ItsReply, ItsRequest, read_its
+from its_proxy.protocol.its import ItsReply, ItsRequest, json_schema, read_its
 
 
 def test_nothing_asked_is_nothing_overridden():
@@ -40,3 +43,8 @@ def test_every_key_of_the_design_is_in_a_reply():
     designed = """version strategy pair_id handshake target n answer agreement votes abstained lost stopped tie seed
     sampling cancelled usage_winner forced degraded consensus members"""
     assert set(designed.split()) <= set(ItsReply.model_fields)
+
+
+def test_the_published_schema_is_that_of_the_code():
+    published = Path(__file__).parents[2] / "docs" / "its.schema.json"
+    assert json.loads(published.read_text()) == json_schema(), "write it anew with: make schema"
