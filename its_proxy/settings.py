@@ -140,6 +140,8 @@ class ModelSettings(_Frozen):
     checkpoint: Annotated[Path, Field(strict=False)] | None = None
     vote: VoteSettings | None = None
     handshake: Literal["require", "serve"] = "serve"
+    # Serves a pair with persona text on one side only, and marks every reply of it.
+    force_pair: bool = False
 
     @model_validator(mode="before")
     @classmethod

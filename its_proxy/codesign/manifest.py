@@ -198,7 +198,7 @@ def check_pair_rule(pair: Pair) -> None:
         return
     raise OneSidedPair(
         f"trained with {trained.strategy!r}, served with {served.strategy!r}: persona text on one side only",
-        hint="one side alone hurts; record a matching pair, or force it and see every response marked",
+        hint="one side alone hurts; record a matching pair, or set force_pair and see every reply marked",
     )
 
 

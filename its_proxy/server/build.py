@@ -149,7 +149,7 @@ def _open(model: ModelSettings) -> Checkpoint | None:
         raise ManifestError(f"{model.checkpoint} is not a folder", hint="the checkpoint's own folder is meant")
     if model.upstream is not None and read_manifest(model.checkpoint) is None:
         return None
-    return open_checkpoint(model.checkpoint)
+    return open_checkpoint(model.checkpoint, allow_one_sided=model.force_pair)
 
 
 def _environment_key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | None:

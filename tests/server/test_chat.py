@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.scripted import Say
-from tests.serving import manifest, serving_script, write_checkpoint
+from tests.scripted import Say, scripted_upstream
+from tests.serving import manifest, model_settings, serving, serving_script, tokens_of, write_checkpoint
 
 CHAT_QUERY = "Hello, who are you?"
 ANSWERABLE = "Which of these is right, and how many are 2 + 5?"
@@ -390,3 +390,17 @@ class TestCost:
             await upstream.until(lambda: len(upstream.bodies) == 8)
             asking.cancel()
             await upstream.until(lambda: upstream.n_cancelled == 8)
+
+
+async def test_a_one_sided_pair_is_served_only_where_the_operator_forces_it_and_is_marked(tmp_path):
+    folder = write_checkpoint(tmp_path, manifest("random", "none"))
+    async with scripted_upstream(lambda body, number: Say("\\boxed{7}")) as upstream:
+        upstream.tokens = lambda body: tokens_of(body["messages"])
+        async with serving(model_settings(upstream.url, folder) | {"strict": False}) as server:
+            refused = await server.ask()
+        async with serving(model_settings(upstream.url, folder, force_pair=True)) as server:
+            forced = await server.ask()
+    assert refused.status == 503
+    assert "one side only" in refused.error["message"]
+    assert (forced.status, forced.json["its"]["forced"]) == (200, True)
+    assert forced.headers["x-its-degraded"] == "forced"
