@@ -194,8 +194,6 @@ class Settings(_Frozen):
     max_body_bytes: Count = 2 << 20
     # Rows that wait for the embedded engine.
     max_queue: Count = 64
-    # Candidates asked at the same time, over all upstreams.
-    max_in_flight: Count = 1024
     # Of the embedded engine; its small models gain little from a second one.
     threads: Count = 1
     vote: VoteSettings = VoteSettings()
