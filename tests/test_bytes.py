@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from its_training.arms import side_of, training_row
-from its_training.problems import Problem, draw
-from its_training.tokenizer import END_OF_TURN
 
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.manifest import recipe_of
@@ -18,6 +15,9 @@ from its_proxy.handshake import NO_MANIFEST, Handshake
 from its_proxy.plan import Member, VoteRules, make_plan
 from its_proxy.protocol.chat import read_chat
 from its_proxy.upstreams.http import HttpUpstream
+from its_training.arms import side_of, training_row
+from its_training.problems import Problem, draw
+from its_training.tokenizer import END_OF_TURN
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, model_settings, serving, write_checkpoint
 

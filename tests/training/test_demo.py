@@ -9,15 +9,15 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from its_training.demo import Demo
-from its_training.progress import Stages
-from its_training.recipe import DemoRecipe, tiny
 from rich.console import Console
 
 from its_proxy.candidates import read_candidates, read_items
 from its_proxy.checkpoint import check_weights, open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.upstreams.embedded import EmbeddedUpstream
+from its_training.demo import Demo
+from its_training.progress import Stages
+from its_training.recipe import DemoRecipe, tiny
 
 # About half a minute on a quiet core; the machine may be busy.
 pytestmark = pytest.mark.timeout(400)

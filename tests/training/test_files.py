@@ -1,7 +1,7 @@
 import pytest
-from its_training.files import build, is_built
 
 from its_proxy.codesign.errors import ConfigError
+from its_training.files import build, is_built
 
 
 def write_weights(folder):

@@ -1,4 +1,5 @@
 import pytest
+
 from its_training.pretrain import build_tokenizer
 from its_training.recipe import DemoRecipe, tiny
 
