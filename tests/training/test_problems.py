@@ -78,3 +78,8 @@ def test_the_taxonomy_sees_the_domain_of_each_problem():
 def test_trained_splits_are_not_handed_out_as_held_out():
     with pytest.raises(ValueError, match="trained on"):
         held_out(1, "sft")
+
+
+def test_a_split_that_does_not_exist_is_refused_at_once():
+    with pytest.raises(ValueError, match="split 'train' is none of"):
+        draw(1, "train")
