@@ -81,5 +81,5 @@ def test_trained_splits_are_not_handed_out_as_held_out():
 
 
 def test_a_split_that_does_not_exist_is_refused_at_once():
-    with pytest.raises(ValueError, match="split 'train' is none of"):
+    with pytest.raises(ValueError, match="split 'train' is none of pretrain, sft, validation, test"):
         draw(1, "train")

@@ -64,7 +64,7 @@ class Problem:
 def draw(n: int, split: Split, seed: int = SEED) -> tuple[Problem, ...]:
     """The first `n` distinct problems of `split` in the endless sequence that `seed` names; ValueError for no split."""
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of X")  # it would never end
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")  # it would never end
     found: list[Problem] = []
     if n > 0:
         for problem in _of_split(split, seed):
