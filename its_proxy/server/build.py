@@ -74,12 +74,18 @@ class _Builder:
         served = {model.name: self._serve(model) for model in self._settings.models}
         for ensemble in self._settings.ensembles:
             served[ensemble.name] = self._serve_ensemble(ensemble, [served[name] for name in ensemble.members])
-        # With upstreams and no models, everything that the (one) upstream lists is passed through.
-        is_open = self._settings.upstreams and not self._settings.models
-        open_upstream = next(iter(self._upstreams.values())) if is_open else None
         has_embedded = any(model.upstream is None for model in self._settings.models)
         upstreams = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
-        return Catalog(served, upstreams, open_upstream)
+        return Catalog(served, upstreams, self._open_upstream())
+
+    def _open_upstream(self) -> Upstream | None:
+        """With one upstream and no models, everything that it lists is passed through."""
+        if self._settings.models or not self._upstreams:
+            return None
+        if len(self._upstreams) > 1:
+            names = ", ".join(self._upstreams)
+            raise ConfigError(f"upstreams: {names} and no models", hint="name the models that each of them serves")
+        return next(iter(self._upstreams.values()))
 
     def _open_checkpoints(self) -> dict[str, Checkpoint]:
         opened = {}
@@ -97,14 +103,14 @@ class _Builder:
     def _open_embedded(self) -> EmbeddedUpstream:
         """Costs nothing yet: the engine imports torch when it is started, and only if it has a model."""
         folders = {
-            model.served_name or model.name: model.checkpoint
+            model.name: model.checkpoint
             for model in self._settings.models
             if model.upstream is None and model.checkpoint is not None and model.name not in self._refusals
         }
         return EmbeddedUpstream("embedded", folders, max_queue=self._settings.max_queue, threads=self._settings.threads)
 
     def _serve(self, model: ModelSettings) -> Served:
-        served_name = model.served_name or model.name
+        served_name = model.served_name
         upstream = self._embedded if model.upstream is None else self._upstreams[model.upstream]
         checkpoint = self._checkpoints.get(model.name)
         if model.name in self._refusals:
@@ -129,6 +135,12 @@ class _Builder:
         plain = [m.name for m in members if m.members[0].checkpoint is None and m.name not in refused]
         if plain:
             raise ConfigError(f"ensemble {ensemble.name}: {plain[0]} has no manifest, so it cannot vote")
+        kinds = {m.rules.answer for m in members if m.name not in refused}
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"ensemble {ensemble.name}: its members answer in different kinds: {', '.join(sorted(kinds))}",
+                hint="set vote.answer alike for all of them",
+            )
         rules = members[0].rules
         n = ensemble.n or min(-(-rules.n // len(members)) * len(members), self._settings.max_n)
         return Served(
@@ -141,6 +153,12 @@ class _Builder:
 
 def _open(model: ModelSettings) -> Checkpoint | None:
     """The model's checkpoint; None where an upstream's model simply has no manifest."""
+    if model.upstream is None and model.served_name != model.name:
+        # Two models with one name there would be answered by the same weights.
+        raise ConfigError(
+            f"models.{model.name}.served_name: the embedded engine knows its models by their public names",
+            hint="leave it out, or name an upstream",
+        )
     if model.checkpoint is None:
         if model.upstream is None:
             raise ConfigError(f"models.{model.name} needs an upstream or a checkpoint")

@@ -8,9 +8,8 @@
 The result depends on the set of ballots alone, never on the order in which they arrived.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import fsum, isfinite
 from typing import TypeAlias
 
@@ -127,12 +126,6 @@ def classes(ballots: Sequence[Ballot], equivalent: Equivalence | None = None) ->
     if len({ballot.index for ballot in ballots}) != len(ballots):
         raise ValueError("two ballots have the same index")
     return [AnswerClass(tuple(group)) for group in groups]
-
-
-def open_pairs(ballots: Sequence[Ballot]) -> Iterator[tuple[Answer, Answer]]:
-    """The pairs of answers whose forms leave open whether they are equal, for a checker to settle."""
-    shown = [answer_class.answer for answer_class in classes(ballots)]
-    return (pair for pair in combinations(shown, 2) if not proven_different(*pair))
 
 
 def _first_of(tied: Sequence[AnswerClass]) -> AnswerClass:

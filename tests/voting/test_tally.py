@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from its_proxy.voting.answers import Answer, normal_form, proven_different
-from its_proxy.voting.tally import Ballot, classes, majority_vote, open_pairs
+from its_proxy.voting.tally import Ballot, classes, majority_vote
 
 
 def ballots(*texts: str) -> list[Ballot]:
@@ -98,10 +98,6 @@ class TestEquivalence:
             ballots("2b", "a+b", "b+a"), equivalent=lambda first, second: {first.text, second.text} in pairs
         )
         assert vote.votes == {"2b": 3}
-
-    def test_open_pairs_are_those_that_a_checker_may_settle(self):
-        pairs = [(first.text, second.text) for first, second in open_pairs(ballots("1", "2", "x", "1.0", "y"))]
-        assert pairs == [("1", "x"), ("1", "y"), ("2", "x"), ("2", "y"), ("x", "y")]
 
 
 def test_two_ballots_of_one_candidate_are_refused():
