@@ -3,11 +3,11 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test check fix demo results schema clean
+.PHONY: help environment serve test test-vllm check fix demo results results-vllm torture-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 16
 
 environment: ## create .venv, or check it
 	@$(PYTHON) deploy/environment.py
@@ -17,6 +17,13 @@ serve: environment ## its-proxy on the embedded demo, or: make serve ARGS="--ups
 
 test: environment ## everything that needs no GPU and no network beyond the package registries
 	@.venv/bin/python -m pytest $(ARGS)
+
+# deploy/vllm_environment.py says on stdout where the environment is, or (code 69) why there can be none.
+test-vllm: environment ## its-proxy before a real vLLM on this machine's CPU; ITS_REQUIRE_VLLM=1: never skipped
+	@said=$$($(PYTHON) deploy/vllm_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_VLLM" != 1 ]; then echo "SKIPPED: real vLLM tests: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	ITS_VLLM="$$said" .venv/bin/python -m pytest tests/real_vllm $(ARGS)
 
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -30,6 +37,14 @@ demo: environment ## train the demo checkpoints anew (its-train demo)
 
 results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into docs/results/demo-http.md
 	@.venv/bin/python benchmarks/demo_cells.py $(ARGS)
+
+results-vllm: environment ## measure the vote before a real vLLM, an hour or two, into docs/results/vllm-vote.md
+	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
+	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_vote $(ARGS)
+
+torture-vllm: environment ## some 40 real vLLM servers against the handshake, an hour or two, into docs/results/vllm-handshake.md
+	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
+	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.torture_vllm $(ARGS)
 
 schema: environment ## write docs/its.schema.json, the JSON Schema of the `its` object, anew
 	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.voting.answers import Answer, normal_form, read_answer
+from its_proxy.voting.answers import Answer, AnswerKind, answer_of, read_answer
 from its_proxy.voting.tally import Ballot, Vote, majority_vote
 
 VALID_FINISHES = ("stop", "tool_calls")
@@ -45,6 +45,7 @@ class CandidateRow(BaseModel):
     answer: str | None
     finish_reason: str | None
     completion_tokens: int | None
+    answer_kind: AnswerKind = "boxed"
 
     @property
     def is_valid(self) -> bool:
@@ -54,12 +55,12 @@ class CandidateRow(BaseModel):
     def read(self) -> Answer | None:
         if self.answer is None or not self.is_valid:
             return None
-        return _answer(self.answer)
+        return _answer(self.answer, self.answer_kind)
 
 
 @lru_cache(maxsize=1 << 14)
-def _answer(written: str) -> Answer:
-    return Answer(written, normal_form(written))
+def _answer(written: str, kind: AnswerKind) -> Answer:
+    return answer_of(written, kind)
 
 
 class Row(Item):
@@ -74,7 +75,7 @@ class Row(Item):
     greedy: CandidateRow | None = None
 
     def is_right(self, answer: Answer | None) -> bool:
-        return answer is not None and answer.form == _answer(self.gold).form
+        return answer is not None and answer.form == _answer(self.gold, self.candidates[0].answer_kind).form
 
     @property
     def share_right(self) -> float:

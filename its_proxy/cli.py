@@ -4,25 +4,34 @@ import asyncio
 import json
 import os
 import random
+import secrets
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from its_proxy import __version__
-from its_proxy.codesign.errors import ConfigError, ItsError
+from its_proxy.cli_manifest import manifest
+from its_proxy.codesign.errors import ConfigError, ItsError, UpstreamError
 from its_proxy.protocol.client import get_json, post_json
 from its_proxy.settings import CONFIG_VARIABLE, Settings, effective, load_settings, quick_model
+
+if TYPE_CHECKING:
+    from its_proxy.doctor import Diagnosis
+    from its_proxy.server.engine import Launch
 
 DEMO_PROBLEMS = Path(__file__).parent / "demo" / "problems.jsonl"
 DEMO_MODEL = "demo-random"
 DEFAULT_URL = "http://127.0.0.1:8080/v1"
 _PIPE_COLUMNS = 300
+_SECONDS = click.FloatRange(min=0)
 
 
 class _Group(click.Group):
@@ -41,6 +50,8 @@ def main() -> None:
     """Serve persona-trained checkpoints the way they were trained, and vote over their answers."""
 
 
+main.add_command(manifest)
+
 _config = click.option(
     "--config", type=click.Path(path_type=Path), envvar=CONFIG_VARIABLE, show_envvar=True, help="A YAML file."
 )
@@ -58,6 +69,14 @@ def _serving_options(command: Any) -> Any:
         click.option("--model", help="Public model name."),
         click.option("--served-name", help="The upstream's name for the model, where it differs."),
         click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder with its.json."),
+        click.option(
+            "--checkpoint-root",
+            "roots",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            help="Folder in which the upstream's models are looked for, by the root that it lists; repeatable.",
+        ),
+        click.option("--hub/--no-hub", default=None, help="Look for manifests on the Hugging Face Hub, too."),
         click.option("--host", help="Address to listen on; any but loopback needs keys.  [default: 127.0.0.1]"),
         click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
         click.option("--max-n", type=int, help="Most candidates of one query.  [default: 16]"),
@@ -69,23 +88,86 @@ def _serving_options(command: Any) -> Any:
     return command
 
 
+def _engine_options(command: Any) -> Any:
+    options = [
+        click.argument("folder", metavar="[CHECKPOINT]", required=False),
+        click.argument("engine_flags", metavar="[-- FLAGS OF VLLM]", nargs=-1, type=click.UNPROCESSED),
+        click.option("--engine", type=click.Choice(["embedded", "vllm"]), help="What runs CHECKPOINT, if no upstream."),
+        click.option("--engine-command", help="The command that starts vLLM.  [default: vllm]"),
+        click.option("--engine-start-timeout-s", type=float, help="Longest start of vLLM.  [default: as it takes]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
+@_engine_options
 @_serving_options
 def serve(**options: Any) -> None:
-    """Serve; without options the packaged demo checkpoints, embedded, at 127.0.0.1:8080."""
+    """Serve; without options the packaged demo checkpoints, embedded, at 127.0.0.1:8080.
+
+    CHECKPOINT is a folder, for --engine vllm also a Hub id: that starts vLLM for it, and ends it together with
+    its-proxy.
+
+    SIGHUP reads the settings again: what they change is in force for new queries, those in flight are not disturbed.
+    """
+    from its_proxy.server.engine import VllmEngine
     from its_proxy.server.run import run
 
-    run(_settings(**options), _announce)
+    options, launch = _with_engine(**options)
+    settings = _settings(**options)
+    engine = VllmEngine(
+        launch, settings.engine_command, start_timeout_s=settings.engine_start_timeout_s, say=_say
+    ) if launch is not None else None  # fmt: skip
+    run(settings, _announce, lambda: _settings(**options), engine)
 
 
 @main.command()
+@_engine_options
 @_serving_options
 def config(**options: Any) -> None:
     """Show every effective setting and where it comes from; serves nothing."""
     table = Table("setting", "value", "from", box=None)
-    for key, value, source in effective(_settings(**options)):
+    options, launch = _with_engine(**options)
+    settings = _settings(**options)
+    for key, value, source in effective(settings):
         table.add_row(key, json.dumps(value, default=str), source)
     _console().print(table)
+    if launch is not None:
+        _console().print(f"\nstarts  {shlex.join(launch.command(settings.engine_command))}")
+
+
+@main.command()
+@_serving_options
+@click.option("--timeout", "timeout_s", type=_SECONDS, default=0.0, help="Seconds to wait for servers still loading.")
+@click.option("--no-weights", is_flag=True, help="Ask for no log-probabilities.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.pass_context
+def doctor(ctx: click.Context, /, timeout_s: float, no_weights: bool, as_json: bool, **options: Any) -> None:
+    """Examine every model at every target, as `serve` would, and show each check with its evidence.
+
+    Exits 0 if all are verified (or have no manifest), 1 for a mismatch, 3 for what is unverified or pending, 2 for
+    options or settings that cannot be used.
+    """
+    from its_proxy.doctor import NOT_VERIFIED, document_of, exit_code, tables
+
+    try:
+        # A refused manifest is one finding among others here.
+        settings = _settings(**{**options, "strict": False})
+        diagnoses = asyncio.run(_diagnosed(settings, timeout_s, skip_weights=no_weights))
+    except ItsError as error:
+        click.echo(f"Error: {error}", err=True)
+        ctx.exit(NOT_VERIFIED if isinstance(error, UpstreamError) else 2)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        ctx.exit(130)
+    if as_json:
+        click.echo(json.dumps(document_of(diagnoses), indent=2))
+    else:
+        for table in tables(diagnoses):
+            _console().print(table)
+    ctx.exit(exit_code(diagnoses))
 
 
 @main.command()
@@ -101,7 +183,8 @@ def models(url: str, key: str | None, as_json: bool) -> None:
     table = Table("model", "strategy", "n", "pair", "handshake", "why", box=None)
     for card in document["data"]:
         its = card.get("its") or {}
-        why = its.get("reason") or its.get("advice") or ", ".join(its.get("members", []))
+        shares = [f"{name}: {weight}" for name, weight in its.get("alias_of", {}).items()]
+        why = its.get("reason") or its.get("advice") or ", ".join(its.get("members", []) or shares)
         pair, state = its.get("pair_id") or "", its.get("handshake") or ""
         state = ", ".join(state) if isinstance(state, list) else state
         table.add_row(card["id"], its.get("strategy") or "", str(its.get("n") or ""), pair[:8], state, why)
@@ -165,6 +248,47 @@ def evaluate(items: Path, out: Path, **options: Any) -> None:
     click.echo(as_markdown([score(read_candidates(out))]))
 
 
+def _with_engine(
+    folder: str | None, engine: str | None, engine_flags: tuple[str, ...], **options: Any
+) -> "tuple[dict[str, Any], Launch | None]":
+    """The options that CHECKPOINT and --engine stand for, and the vLLM server to start, if any."""
+    if folder is not None and folder.startswith("-"):
+        raise ConfigError("--engine vllm: needs CHECKPOINT before the --")
+    if engine == "vllm":
+        return _with_vllm(folder, engine_flags, **options)
+    if engine_flags:
+        raise ConfigError(f"{engine_flags[0]}: one CHECKPOINT is served", hint="flags behind -- need --engine vllm")
+    if engine == "embedded" and options["upstream"] is not None:
+        raise ConfigError("--engine embedded: needs no --upstream")
+    if folder is not None:
+        if options["checkpoint"] is not None:
+            raise ConfigError("--checkpoint: CHECKPOINT is given already", hint="say it once")
+        options["checkpoint"] = Path(folder)
+    return options, None
+
+
+def _with_vllm(
+    folder: str | None, flags: tuple[str, ...], *, checkpoint: Path | None, model: str | None, **options: Any
+) -> "tuple[dict[str, Any], Launch]":
+    """As if its address, its name and its key had been given; --checkpoint says where another manifest lies."""
+    from its_proxy.server.engine import KEY_VARIABLE, checkpoint_and_name, pair_name, plan_launch
+
+    if folder is None:
+        raise ConfigError("--engine vllm: needs CHECKPOINT, a folder or a Hub id")
+    for option in ("upstream", "upstream_key_env", "served_name"):
+        if options[option] is not None:
+            raise ConfigError(f"--{option.replace('_', '-')}: --engine vllm starts the upstream itself")
+    weights, folder_name = checkpoint_and_name(folder)
+    if checkpoint is None and Path(weights).is_dir():
+        checkpoint = Path(weights)
+    model = model or folder_name
+    launch = plan_launch(weights, pair_name(model, checkpoint), flags)
+    # Both ends read it there: vLLM what to ask for, the upstream what to show. Nobody else on this machine knows it.
+    os.environ[KEY_VARIABLE] = secrets.token_urlsafe(32)
+    options |= {"upstream": launch.url, "upstream_key_env": KEY_VARIABLE, "served_name": launch.served_name}
+    return {**options, "checkpoint": checkpoint, "model": model}, launch
+
+
 def _settings(config: Path | None, upstream: str | None, upstream_key_env: str | None, model: str | None,
               served_name: str | None, checkpoint: Path | None, **flags: Any) -> Settings:  # fmt: skip
     fragment = quick_model(upstream, model, checkpoint, served_name)
@@ -172,7 +296,37 @@ def _settings(config: Path | None, upstream: str | None, upstream_key_env: str |
         if upstream is None:
             raise ConfigError("--upstream-key-env: needs --upstream")
         fragment["upstreams"]["default"]["key_env"] = upstream_key_env
+    flags["roots"] = tuple(Path(root).absolute() for root in flags["roots"]) or None
     return load_settings(config, os.environ, {**flags, **fragment})
+
+
+async def _diagnosed(settings: Settings, timeout_s: float, *, skip_weights: bool) -> "list[Diagnosis]":
+    from its_proxy.doctor import diagnose
+    from its_proxy.server.build import build_context
+    from its_proxy.server.run import configure_logs
+
+    configure_logs("error")  # the tables say the rest
+    catalog = build_context(settings).catalog
+    console = Console(stderr=True)
+    try:
+        if catalog.open_upstream is not None:
+            await catalog.open_upstream.refresh()
+        targets = list(catalog.targets())
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("targets", total=len(targets))
+            return await diagnose(
+                targets, timeout_s=timeout_s, skip_weights=skip_weights, on_done=lambda done: progress.advance(task)
+            )
+    finally:
+        await catalog.close()
+
+
+def _say(line: str) -> None:
+    """One line about the engine or of its own, on stderr beside the log."""
+    who, bar, words = line.partition(" | ")
+    if bar and sys.stderr.isatty():
+        line = click.style(who + bar, dim=True) + words
+    click.echo(line, err=True)
 
 
 def _announce(url: str, context: Any) -> None:

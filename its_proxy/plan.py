@@ -17,9 +17,12 @@ from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
 from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
+from its_proxy.response_format import is_json, validity_of
 from its_proxy.upstreams.base import Upstream
 from its_proxy.voting.answers import AnswerKind
 from its_proxy.voting.expectation import TINY_MAX_TOKENS, asks_for_answer, expects_answer, is_housekeeping
+from its_proxy.voting.json_answers import IsValid
+from its_proxy.voting.stop import n_to_start
 
 Mode = Literal["auto", "always", "off"]
 # Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
@@ -37,6 +40,10 @@ class HasState(Protocol):
 class VoteRules:
     """How a model votes: its manifest's advice under the operator's settings. `n` is candidates per query.
 
+    `is_answer_fixed`: the operator chose the kind of answer, so no `response_format` changes it. `first`: how
+    many candidates to begin with, "auto" for as few as could decide the vote; None for all. `usage_policy`:
+    "exact" streams every candidate, so that the tokens of a cancelled one are known.
+
     Sampling is not among the rules: each member of an ensemble is sampled as its own manifest advises.
     """
 
@@ -46,10 +53,13 @@ class VoteRules:
     stop: str = "exact"
     min_agreement: float | None = None
     answer: AnswerKind = "boxed"
+    is_answer_fixed: bool = False
+    first: int | Literal["auto"] | None = None
     on_no_answer: Literal["first", "error"] = "first"
     on_no_consensus: Literal["reply", "error"] = "reply"
     quorum: float = 0.5
     deadline_s: float = 600.0
+    usage_policy: Literal["reported", "exact"] = "reported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,8 @@ class PlannedMember:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
-    `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it."""
+    `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it;
+    `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -94,6 +105,8 @@ class Plan:
     is_vote: bool
     starts_with_one: bool
     gives_up: bool
+    n_first: int | None = None
+    is_valid: IsValid | None = None
 
     @property
     def is_forced(self) -> bool:
@@ -115,6 +128,7 @@ def make_plan(
     is_vote = _is_vote(request, rules, question)
     n = max(rules.n if is_vote else 1, request.n)
     is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
+    is_valid = validity_of(request.body.get("response_format")) if is_vote and rules.answer == "json" else None
     used = members if is_vote else members[:1]
     shares = [_share(n, position, len(used)) for position in range(len(used))]
     return Plan(
@@ -126,9 +140,21 @@ def make_plan(
         seed=_base_seed(request),
         sampling=_common([_sampling(request, member, is_vote) for member in used]),
         is_vote=is_vote,
-        starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, question),
-        gives_up=is_auto,
+        starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, rules, question),
+        # Two candidates that break the client's schema are no sign of chat: the next may keep it.
+        gives_up=is_auto and is_valid is None,
+        n_first=_n_first(rules, used, n, request.n) if is_vote else None,
+        is_valid=is_valid,
     )
+
+
+def _n_first(rules: VoteRules, members: Sequence[Member], n: int, n_choices: int) -> int:
+    """The first wave; never fewer than the choices that the client asked for."""
+    n_first = rules.first if rules.first is not None and rules.stop != "none" else n
+    if n_first == "auto":
+        weights = [members[index % len(members)].weight for index in range(n)]
+        n_first = n_to_start(rules.stop, [], 0, [], weights, rules.min_agreement)
+    return min(n, max(n_first, n_choices))
 
 
 def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
@@ -137,11 +163,19 @@ def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
         "mode": its.vote,
         "n": its.n,
         "stop": its.stop,
+        "answer": its.answer or _format_kind(request, rules),
         "min_agreement": its.min_agreement,
         "on_no_answer": its.on_no_answer,
         "on_no_consensus": its.on_no_consensus,
     }
     return replace(rules, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _format_kind(request: ChatRequest, rules: VoteRules) -> AnswerKind | None:
+    """Who asks for JSON expects a vote over JSON, unless the operator or the tools in the request say otherwise."""
+    is_calls = rules.answer == "tool_calls" and _has_tools(request)
+    wants_json = is_json(request.body.get("response_format"))
+    return "json" if wants_json and not is_calls and not rules.is_answer_fixed else None
 
 
 def _check_n(request: ChatRequest, rules: VoteRules) -> None:
@@ -151,10 +185,13 @@ def _check_n(request: ChatRequest, rules: VoteRules) -> None:
             raise RequestError(message, param=param, code="n_too_large")
 
 
-def _expects_answer(request: ChatRequest, question: str) -> bool:
-    """By the question itself, or by what the client says about it: n, a format, a system prompt that asks for a box."""
+def _expects_answer(request: ChatRequest, rules: VoteRules, question: str) -> bool:
+    """By the question itself, or by what the client says about it: n, a format, a kind of answer, tools to call,
+    a system prompt that asks for a box."""
     form = request.body.get("response_format")
-    if request.its.n is not None or (isinstance(form, Mapping) and form.get("type") != "text"):
+    if request.its.n is not None or request.its.answer is not None or rules.answer == "tool_calls":
+        return True
+    if isinstance(form, Mapping) and form.get("type") != "text":
         return True
     return expects_answer(question) or any(map(asks_for_answer, _system_texts(request)))
 
@@ -171,7 +208,14 @@ def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
         return True
     cap = client_max_tokens(request.body)
     is_tiny = cap is not None and cap <= TINY_MAX_TOKENS
-    return not (request.body.get("tools") or is_tiny or is_housekeeping(question))
+    # Tools to call and a vote over calls belong together; one without the other is an agent's turn, or plain chat.
+    is_calls = rules.answer == "tool_calls"
+    is_vote_on_other = not _has_tools(request) if is_calls else bool(request.body.get("tools"))
+    return not (is_vote_on_other or is_tiny or is_housekeeping(question))
+
+
+def _has_tools(request: ChatRequest) -> bool:
+    return bool(request.body.get("tools")) and request.body.get("tool_choice") != "none"
 
 
 def _base_seed(request: ChatRequest) -> int:

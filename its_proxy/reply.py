@@ -39,11 +39,14 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         handshake=None if is_ensemble else alone.member.handshake.state,
         target=None if is_ensemble else alone.member.upstream.name,
         n=plan.n,
+        n_started=len(outcome.candidates),
         answer=vote.answer.text if vote.answer is not None else None,
+        answer_kind=plan.rules.answer,
         agreement=round(vote.agreement, 6),
         votes=dict(vote.votes),
         abstained=_abstained(outcome),
         lost=len(outcome.in_state("lost")),
+        stop=plan.rules.stop if plan.is_vote else None,
         stopped=outcome.stopped,
         tie=vote.is_tie,
         consensus=vote.consensus,
@@ -81,7 +84,7 @@ def explanation(plan: Plan) -> dict[str, Any]:
         "object": "its.plan",
         "model": plan.model,
         "n": plan.n,
-        "starts_with": 1 if plan.starts_with_one else plan.n,
+        "starts_with": 1 if plan.starts_with_one else plan.n_first or plan.n,
         "vote": plan.is_vote,
         "stop": rules.stop,
         "answer": rules.answer,
@@ -134,12 +137,13 @@ def _received(outcome: Outcome) -> list[Candidate]:
 
 
 def _usage(outcome: Outcome) -> dict[str, int]:
-    """The sum of what upstreams reported, and the prompts of cancelled candidates, which were read all the same."""
-    usages = [usage for candidate in _received(outcome) if (usage := _usage_of(candidate)) is not None]
+    """The sum of what upstreams reported, of what they had counted of calls without a completion, and the prompts
+    of cancelled candidates, which were read all the same."""
+    usages = [usage for candidate in outcome.candidates if (usage := _usage_of(candidate) or candidate.spent)]
     total = {field: sum(_tokens(usage, field) for usage in usages) for field in USAGE_FIELDS}
-    cancelled = _cancelled_prompt_tokens(outcome)
-    total["prompt_tokens"] += cancelled
-    total["total_tokens"] += cancelled
+    uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
+    total["prompt_tokens"] += uncounted
+    total["total_tokens"] += uncounted
     return total
 
 
@@ -153,32 +157,50 @@ def _tokens(usage: Mapping[str, Any], field: str) -> int:
     return tokens if isinstance(tokens, int) else 0
 
 
-def _cancelled_prompt_tokens(outcome: Outcome) -> int:
-    """A member's candidates share one prompt, so one received reply tells the length of the others' prompts."""
+def _has_prompt_count(candidate: Candidate) -> bool:
+    return candidate.spent is not None and "prompt_tokens" in candidate.spent
+
+
+def _prompt_tokens(outcome: Outcome, candidates: Sequence[Candidate]) -> int:
+    """A member's candidates share one prompt, so one count tells the length of the others' prompts."""
     n_members = len(outcome.plan.members)
     prompt_tokens: dict[int, int] = {}
-    for candidate in _received(outcome):
-        usage = _usage_of(candidate) or {}
-        prompt_tokens[candidate.index % n_members] = _tokens(usage, "prompt_tokens")
-    return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in outcome.in_state("cancelled"))
+    for candidate in outcome.candidates:
+        usage = _usage_of(candidate) or candidate.spent or {}
+        if "prompt_tokens" in usage:
+            prompt_tokens[candidate.index % n_members] = _tokens(usage, "prompt_tokens")
+    return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in candidates)
 
 
 def _cancelled(outcome: Outcome) -> Cancelled:
-    """Generated tokens of cancelled calls are estimated from the pace of those that finished beside them."""
     cancelled = outcome.in_state("cancelled")
-    paces = [
-        tokens / candidate.finished_s
-        for candidate in _received(outcome)
-        if candidate.completion is not None
-        and (tokens := generated_tokens(candidate.completion)) is not None
-        and candidate.finished_s > 0
-    ]
-    estimate = round(len(cancelled) * outcome.seconds * sum(paces) / len(paces)) if paces else 0
+    counted = [_tokens(candidate.spent, "completion_tokens") for candidate in cancelled if candidate.spent is not None]
+    is_counted = outcome.plan.rules.usage_policy == "exact" and len(counted) == len(cancelled)
     return Cancelled(
         candidates=len(cancelled),
-        prompt_tokens=_cancelled_prompt_tokens(outcome),
-        completion_tokens_estimated=estimate,
+        prompt_tokens=_prompt_tokens(outcome, cancelled),
+        completion_tokens_estimated=sum(_estimate(outcome, candidate) for candidate in cancelled),
+        completion_tokens=sum(counted) if is_counted else None,
     )
+
+
+def _estimate(outcome: Outcome, cancelled: Candidate) -> int:
+    """How many tokens a closed call had generated, told from the finished one that ran for the most similar time.
+
+    Candidates that start together generate side by side, a token a step, after the same wait and the same
+    prefill. So the one that ran for as long has generated as much; a mean pace over all would be too low, for
+    in short candidates the wait and the prefill weigh more. Members may run at different speeds, so the
+    cancelled one's own member is asked first.
+    """
+    n_members = len(outcome.plan.members)
+    ran_s = outcome.seconds - cancelled.started_s
+    known = [
+        (candidate.index % n_members != cancelled.index % n_members, abs(lasted_s - ran_s), tokens / lasted_s)
+        for candidate in _received(outcome)
+        if (lasted_s := candidate.finished_s - candidate.started_s) > 0
+        and (tokens := generated_tokens(candidate.completion or {})) is not None
+    ]
+    return round(ran_s * min(known)[2]) if known else 0
 
 
 def _abstained(outcome: Outcome) -> dict[str, int]:
@@ -225,6 +247,7 @@ def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
         state=candidate.state,
         text=_text(candidate.text),
         answer=candidate.answer.text if candidate.answer is not None else None,
+        answer_kind=plan.rules.answer,
         finish_reason=_text(candidate.finish_reason),
         completion_tokens=generated_tokens(candidate.completion) if candidate.completion is not None else None,
     )

@@ -1,12 +1,13 @@
 """One query -> candidates -> one vote, over any upstream: one task group, one deadline.
 
-Candidates are separate plain calls with seeds of their own. As soon as the vote cannot change any
-more, the others are cancelled, each by closing its own call; when the caller leaves, all of them are.
+Candidates are separate calls with seeds of their own. A first wave may be smaller than n: then more are
+started when those that run cannot decide the vote any more, and just as many as could. As soon as the vote
+cannot change, the others are cancelled, each by closing its own call; when the caller leaves, all of them are.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from time import monotonic
 from typing import Any, Literal
@@ -23,9 +24,12 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
 )
 from its_proxy.plan import Plan
+from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import Completion
-from its_proxy.voting.answers import Answer, AnswerKind, read_answer
-from its_proxy.voting.stop import is_decided
+from its_proxy.voting.answers import Answer, AnswerKind
+from its_proxy.voting.json_answers import IsValid
+from its_proxy.voting.messages import read_message
+from its_proxy.voting.stop import is_decided, n_to_start
 from its_proxy.voting.tally import Ballot, Vote, majority_vote
 
 State = Literal["ok", "no_answer", "truncated", "lost", "cancelled"]
@@ -35,7 +39,10 @@ VALID_FINISHES = ("stop", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One completion and what became of it. `finished_s` counts from the start of the query."""
+    """One completion and what became of it. Times count from the start of the query.
+
+    `spent`: the last usage that was told of a call without a completion; None where nothing was told.
+    """
 
     index: int
     seed: int
@@ -45,6 +52,8 @@ class Candidate:
     answer: Answer | None = None
     error: UpstreamError | None = None
     finished_s: float = 0.0
+    started_s: float = 0.0
+    spent: dict[str, Any] | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -100,22 +109,25 @@ class _Query:
         self._arrivals: asyncio.Queue[Candidate] = asyncio.Queue()
         self._received: dict[int, Candidate] = {}
         self._n_started = 0
+        self._started_s: list[float] = []
+        self._spent: dict[int, Spent] = {}
 
     def elapsed(self) -> float:
         return monotonic() - self._started_at
 
     async def run(self) -> Stopped:
         async with asyncio.TaskGroup() as group:
-            tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.n)
+            tasks = self._start(group, 1 if self._plan.starts_with_one else self._wave())
             try:
                 while len(self._received) < self._plan.n:
                     await self._receive_arrived()
                     if (stopped := self._stopped()) is not None:
                         return stopped
-                    if len(self._received) == self._n_started < self._plan.n:
-                        if self._is_refused():
+                    if self._is_refused():
+                        if len(self._received) == self._n_started:
                             break
-                        tasks += self._start(group, self._plan.n - self._n_started)
+                        continue
+                    tasks += self._start(group, self._n_more())
                 return "complete"
             finally:
                 for task in tasks:
@@ -124,28 +136,78 @@ class _Query:
     def finish(self) -> tuple[Candidate, ...]:
         """Every candidate that was started, those that never arrived marked as cancelled (or lost to the deadline)."""
         self._receive_waiting()
-        return tuple(
-            self._received.get(index) or Candidate(index, self._seed(index), self._weight(index), "cancelled")
-            for index in range(self._n_started)
+        return tuple(self._received.get(index) or self._cut_off(index) for index in range(self._n_started))
+
+    def _wave(self) -> int:
+        return self._plan.n_first or self._plan.n
+
+    def _n_more(self) -> int:
+        """How many candidates to start now: the whole wave behind a first candidate, then what the vote needs."""
+        plan, wave = self._plan, self._wave()
+        if self._n_started < wave:
+            # The first candidate alone holds an answer, or was lost: either way the vote begins.
+            return wave - self._n_started
+        if self._n_started == plan.n:
+            return 0
+        finished = self._finished()
+        n_running = self._n_started - len(self._received)
+        expected = len(finished) + n_running
+        needed = n_to_start(
+            plan.rules.stop,
+            _ballots(finished),
+            _weight_of(finished, "no_answer"),
+            [self._weight(index) for index in range(self._n_started) if index not in self._received],
+            [self._weight(index) for index in range(self._n_started, plan.n)],
+            plan.rules.min_agreement,
         )
+        has_lost = len(finished) < len(self._received)
+        needed = max(needed, plan.n_choices - expected, _quorum(plan) - expected if has_lost else 0)
+        if n_running == 0:
+            needed = max(needed, 1)  # undecided with nothing on its way
+        return min(needed, plan.n - self._n_started)
 
     def _start(self, group: asyncio.TaskGroup, n: int) -> list[asyncio.Task[None]]:
         indexes = range(self._n_started, self._n_started + n)
         self._n_started += n
+        self._started_s += [self.elapsed()] * n
         return [group.create_task(self._ask(index)) for index in indexes]
 
     async def _ask(self, index: int) -> None:
-        planned = self._plan.member_of(index)
-        body = {**planned.body, "seed": self._seed(index)}
-        seed, weight = self._seed(index), self._weight(index)
+        candidate = replace(self._cut_off(index), state="lost")
         try:
-            completion = await planned.member.upstream.complete(body, f"{self._request_id}-{index}")
-            state, answer = read_candidate(completion, self._plan.rules.answer)
+            completion = await self._complete(index)
+            state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
         except UpstreamError as error:
-            candidate = Candidate(index, seed, weight, "lost", error=error, finished_s=self.elapsed())
+            candidate = replace(candidate, error=error, spent=self._spent_by(index))
         else:
-            candidate = Candidate(index, seed, weight, state, completion, answer, finished_s=self.elapsed())
-        self._arrivals.put_nowait(candidate)
+            candidate = replace(candidate, state=state, completion=completion, answer=answer)
+        self._arrivals.put_nowait(replace(candidate, finished_s=self.elapsed()))
+
+    async def _complete(self, index: int) -> Completion:
+        planned = self._plan.member_of(index)
+        body, request_id = {**planned.body, "seed": self._seed(index)}, f"{self._request_id}-{index}"
+        if self._plan.rules.usage_policy == "exact" and self._plan.n > 1:
+            spent = self._spent.setdefault(index, Spent())
+            return await complete_streamed(planned.member.upstream, body, request_id, spent)
+        return await planned.member.upstream.complete(body, request_id)
+
+    def _cut_off(self, index: int) -> Candidate:
+        """A candidate of which no completion has been received."""
+        return Candidate(
+            index,
+            self._seed(index),
+            self._weight(index),
+            "cancelled",
+            started_s=self._started_s[index],
+            spent=self._spent_by(index),
+        )
+
+    def _spent_by(self, index: int) -> dict[str, Any] | None:
+        """Of a server that counts along, silence means that nothing has been generated yet."""
+        spent = self._spent.get(index)
+        if spent is None or spent.usage is not None:
+            return spent.usage if spent is not None else None
+        return {"completion_tokens": 0} if any(other.is_live for other in self._spent.values()) else None
 
     def _seed(self, index: int) -> int:
         return self._plan.seed + index
@@ -168,13 +230,16 @@ class _Query:
             self._on_first()
             self._on_first = None
 
+    def _finished(self) -> list[Candidate]:
+        return [candidate for candidate in self._received.values() if candidate.state != "lost"]
+
     def _is_refused(self) -> bool:
         """Whether an upstream refused the request itself: it would refuse the other candidates' alike."""
         return all(isinstance(candidate.error, UpstreamRejected) for candidate in self._received.values())
 
     def _stopped(self) -> Stopped | None:
         plan = self._plan
-        finished = [candidate for candidate in self._received.values() if candidate.state != "lost"]
+        finished = self._finished()
         if len(finished) < plan.n_choices:
             return None
         if plan.gives_up and all(candidate.answer is None for candidate in finished):
@@ -185,22 +250,27 @@ class _Query:
             return None
         # Short of the quorum the lost ones count as if they could still vote: the full vote might end without a quorum.
         lost = 0 if _has_quorum(plan, len(finished)) else _weight_of(self._received.values(), "lost")
-        abstained = _weight_of(finished, "no_answer")
-        is_over = is_decided(plan.rules.stop, _ballots(finished), abstained, waiting + lost, plan.rules.min_agreement)
+        ballots, abstained = _ballots(finished), _weight_of(finished, "no_answer")
+        is_over = is_decided(plan.rules.stop, ballots, abstained, waiting + lost, plan.rules.min_agreement)
+        # Where a rule is content with less than certainty, the missing quorum is not: it is judged exactly at the end.
+        is_over = is_over and is_decided("exact", ballots, abstained, lost, plan.rules.min_agreement)
         return "decided" if is_over else None
 
 
-def read_candidate(completion: Completion, kind: AnswerKind) -> tuple[State, Answer | None]:
+def read_candidate(
+    completion: Completion, kind: AnswerKind, is_valid: IsValid | None = None
+) -> tuple[State, Answer | None]:
     """What a completion is worth to a vote: only a truthful end makes it eligible. Raises BadPayload."""
     try:
         choice = completion["choices"][0]
-        content = choice["message"].get("content")
-        finish_reason = choice["finish_reason"]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise BadPayload("the upstream sent a completion without a choice") from None
+        message, finish_reason = choice["message"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError):
+        message = finish_reason = None
+    if not isinstance(message, dict):
+        raise BadPayload("the upstream sent a completion without a choice")
     if finish_reason not in VALID_FINISHES:
         return "truncated", None
-    answer = read_answer(content, kind) if isinstance(content, str) else None
+    answer = read_message(message, kind, is_valid)
     return ("ok", answer) if answer is not None else ("no_answer", None)
 
 
@@ -216,8 +286,8 @@ def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, s
     if stopped == "deadline":
         timeout = UpstreamTimeout(f"no reply within the {plan.rules.deadline_s:g} s deadline")
         candidates = tuple(
-            Candidate(c.index, c.seed, c.weight, "lost", error=timeout) if c.state == "cancelled" else c
-            for c in candidates
+            replace(candidate, state="lost", error=timeout) if candidate.state == "cancelled" else candidate
+            for candidate in candidates
         )
     received = [candidate for candidate in candidates if candidate.completion is not None]
     _check_quorum(plan, candidates, len(received), stopped)
@@ -242,7 +312,11 @@ def _prefer_valid(winner: Candidate, received: Sequence[Candidate], vote: Vote) 
 
 def _has_quorum(plan: Plan, n_received: int) -> bool:
     """A cut-off candidate counts as received: it tells of the client's own cap, not of a failing upstream."""
-    return n_received > 0 and n_received >= ceil(plan.rules.quorum * plan.n)
+    return n_received > 0 and n_received >= _quorum(plan)
+
+
+def _quorum(plan: Plan) -> int:
+    return ceil(plan.rules.quorum * plan.n)
 
 
 def _check_quorum(plan: Plan, candidates: Sequence[Candidate], n_received: int, stopped: Stopped) -> None:

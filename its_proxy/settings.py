@@ -4,12 +4,15 @@
     port: 8080
     upstreams:                                  # name -> server
       gpu: {url: http://gpu:8000/v1, key_env: GPU_KEY}
+      gpu2: {url: http://gpu2:8000/v1}
     models:                                     # name -> model, a line each
-      qwen-random: {upstream: gpu, checkpoint: checkpoints/qwen-random, vote: {n: 8}}
-      qwen-similar: {upstream: gpu, checkpoint: checkpoints/qwen-similar}
+      qwen-random: {upstream: [gpu, gpu2], checkpoint: checkpoints/qwen-random, served_name: "qwen@{pair}"}
+      qwen-similar: {upstream: gpu, checkpoint: checkpoints/qwen-similar, vote: {n: 8}}
       llama: {upstream: gpu, served_name: meta/llama-3}
     ensembles:                                  # name -> members, asked and voted together
       qwen-both: {members: [qwen-random, qwen-similar]}
+    aliases:                                    # name -> models by weight: canary, A/B, roll-over
+      qwen: {models: {qwen-random: 95, qwen-similar: 5}}
     keys:                                       # who may call, and with which rights
       - {name: team-a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}
       - {name: front, env: FRONT_KEY, rights: [explain, candidates, front]}
@@ -31,15 +34,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.voting.answers import AnswerKind
+from its_proxy.voting.stop import StopName
 from its_proxy.yaml_file import Key, dotted, read_yaml
 
 Right: TypeAlias = Literal["force", "explain", "candidates", "front"]
 
 ENV_PREFIX = "ITS_PROXY_"
 CONFIG_VARIABLE = "ITS_PROXY_CONFIG"
+QUICK_UPSTREAM = "default"
+"""The name of the upstream that flags alone describe."""
 
 KEY_HINT = (
     "make a key and its digest with: python -c 'import hashlib, secrets; key = secrets.token_urlsafe(32); "
@@ -71,6 +87,12 @@ def _variable(text: str) -> str:
     return text
 
 
+def _tenant_source(text: str) -> str:
+    if not re.fullmatch(r"key|user|header:[A-Za-z0-9-]{1,64}", text):
+        raise ValueError("should be key, user or header:NAME")
+    return text
+
+
 def _sha256_hex(text: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
         raise ValueError("should be the sha256 of the key, 64 hexadecimal digits, never the key itself")
@@ -88,6 +110,22 @@ def _server_url(text: str) -> str:
     if "@" in url.netloc:
         raise ValueError("should not carry credentials: put the key into a variable and its name into key_env")
     return text.rstrip("/")
+
+
+def _one_or_several(value: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if value == () or (isinstance(value, tuple) and not all(isinstance(name, str) for name in value)):
+        raise ValueError("should be the name of an upstream, or a list of names")
+    return value
+
+
+def _names_or_weights(value: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(value, tuple) and not all(isinstance(name, str) for name in value):
+        raise ValueError("should list names of models, or map them to weights")
+    return value
 
 
 Name = Annotated[str, AfterValidator(_name)]
@@ -115,6 +153,12 @@ class UpstreamSettings(_Frozen):
     first_byte_timeout_s: Seconds = 600
     idle_timeout_s: Seconds = 60
     max_connections: Count = 1024
+    # How often its model list is looked at; a change examines its targets anew.
+    poll_s: Seconds = 10
+    # Gets no new queries, so that it can be stopped without losing any.
+    drain: bool = False
+    # Keep callers apart in its prefix cache; by default where it says that it is vLLM.
+    cache_salt: bool | None = None
 
 
 class VoteSettings(_Frozen):
@@ -122,24 +166,34 @@ class VoteSettings(_Frozen):
 
     mode: Literal["auto", "always", "off"] = "auto"
     n: Candidates | None = None
-    stop: Literal["exact", "none"] | None = None
+    stop: StopName | None = None
+    # Candidates to begin with; more are started while the vote is undecided. "auto": as few as could decide it.
+    first: Candidates | Literal["auto"] | None = None
     min_agreement: Annotated[float, Field(gt=0, le=1)] | None = None
-    answer: Literal["boxed", "number", "final_line"] | None = None
+    # Fixed here, it is not changed by a request's response_format.
+    answer: AnswerKind | None = None
     on_no_answer: Literal["first", "error"] = "first"
     on_no_consensus: Literal["reply", "error"] = "reply"
     quorum: Annotated[float, Field(ge=0, le=1)] = 0.5
     deadline_s: Seconds = 600
+    # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
+    usage_policy: Literal["reported", "exact"] = "reported"
 
 
 class ModelSettings(_Frozen):
-    """A public model name. Without `upstream` the embedded engine serves the checkpoint itself."""
+    """A public model name. Without `upstream` the embedded engine serves the checkpoint itself.
+
+    `upstream` may list several; `{pair}` in `served_name` stands for the first 8 digits of the pair id.
+    """
 
     name: PublicName
-    upstream: str | None = None
+    upstream: Annotated[str | tuple[str, ...] | None, BeforeValidator(_one_or_several)] = None
     served_name: Name = ""
     checkpoint: Annotated[Path, Field(strict=False)] | None = None
     vote: VoteSettings | None = None
     handshake: Literal["require", "serve"] = "serve"
+    # "skip": compare tokens only, where prompt log-probabilities cost the server too much memory.
+    weights: Literal["check", "skip"] = "check"
     # Serves a pair with persona text on one side only, and marks every reply of it.
     force_pair: bool = False
 
@@ -148,13 +202,40 @@ class ModelSettings(_Frozen):
     def _serve_under_the_public_name(cls, data: Any) -> Any:
         return {"served_name": data.get("name"), **data} if isinstance(data, dict) else data
 
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The names of its upstreams; none stands for the embedded engine."""
+        if self.upstream is None:
+            return ()
+        return (self.upstream,) if isinstance(self.upstream, str) else self.upstream
+
 
 class EnsembleSettings(_Frozen):
-    """Several models voted together under one name; `n` counts the candidates of all members together."""
+    """Several models voted together under one name; `n` counts the candidates of all members together.
+
+    `members` are names, or names with the weight of each one's ballots.
+    """
 
     name: PublicName
-    members: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
+    members: Annotated[tuple[str, ...] | dict[str, Annotated[int, Field(ge=1, le=1000)]],
+                       BeforeValidator(_names_or_weights), Field(min_length=2)]  # fmt: skip
     n: Candidates | None = None
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return self.members if isinstance(self.members, dict) else dict.fromkeys(self.members, 1)
+
+
+class AliasSettings(_Frozen):
+    """A public name that stands for models by weight; `sticky` says what keeps a caller at one of them.
+
+    `query`: the first user turn, so that a conversation stays where it began. `user`: the request's `user`,
+    else the key. Weight 0 sends nothing and keeps the model ready.
+    """
+
+    name: PublicName
+    models: Annotated[dict[str, Annotated[int, Field(ge=0, le=1_000_000)]], Field(min_length=1)]
+    sticky: Literal["query", "user", "key", "none"] = "query"
 
 
 class KeySettings(_Frozen):
@@ -189,6 +270,7 @@ class Settings(_Frozen):
     upstreams: dict[Name, UpstreamSettings] = {}
     models: Annotated[tuple[ModelSettings, ...], Field(strict=False)] = ()
     ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
+    aliases: Annotated[tuple[AliasSettings, ...], Field(strict=False)] = ()
     keys: Annotated[tuple[KeySettings, ...], Field(strict=False)] = ()
     max_n: Candidates = 16
     max_body_bytes: Count = 2 << 20
@@ -196,7 +278,18 @@ class Settings(_Frozen):
     max_queue: Count = 64
     # Of the embedded engine; its small models gain little from a second one.
     threads: Count = 1
+    # What `serve CHECKPOINT --engine vllm` starts, and how long it may load; None is as long as it takes.
+    engine_command: Annotated[str, Field(min_length=1)] = "vllm"
+    engine_start_timeout_s: Seconds | None = None
     vote: VoteSettings = VoteSettings()
+    # Seconds between routine examinations of every target.
+    recheck_s: Seconds = 300
+    # Whose cache and limits a request shares: its key's, or, for keys with the right `front`, whom they speak for.
+    tenant_from: Annotated[str, AfterValidator(_tenant_source)] = "key"
+    # Folders that upstreams' models may be looked for in, by the `root` that `GET /v1/models` tells.
+    roots: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
+    # Whether a `root` that names a Hub repository is looked up there: its.json and the files that it names.
+    hub: bool = False
     allow_force: bool = True
     strict: bool = False
     # Entry points of the group `its_proxy.strategies` that may be loaded.
@@ -227,11 +320,13 @@ _NAMED: dict[str, type[_Frozen]] = {
     "upstreams": UpstreamSettings,
     "models": ModelSettings,
     "ensembles": EnsembleSettings,
+    "aliases": AliasSettings,
 }
 _SHAPES = {
     "upstreams": "such as  gpu: {url: http://gpu:8000/v1}",
     "models": "such as  llama: {upstream: gpu}",
     "ensembles": "such as  both: {members: [one, two]}",
+    "aliases": "such as  best: {models: {new: 5, old: 95}}",
     "vote": "such as  vote: {n: 8}",
 }
 
@@ -266,12 +361,12 @@ def quick_model(
     """
     fragment: dict[str, Any] = {}
     if upstream_url is not None:
-        fragment["upstreams"] = {"default": {"url": upstream_url}}
+        fragment["upstreams"] = {QUICK_UPSTREAM: {"url": upstream_url}}
     name = model if model is not None or checkpoint is None else Path(checkpoint).resolve().name
     if name is not None:
         fields: dict[str, Any] = {}
         if upstream_url is not None:
-            fields["upstream"] = "default"
+            fields["upstream"] = QUICK_UPSTREAM
         if checkpoint is not None:
             fields["checkpoint"] = Path(checkpoint)
         if served_name is not None:
@@ -324,7 +419,7 @@ class _Draft:
                 self.values[section] = {}
             if not isinstance(self.values.get(section, {}), dict):
                 raise self.error((section,), "should be a mapping", _SHAPES[section])
-        for section in ("keys", "strategies"):
+        for section in ("keys", "strategies", "roots"):
             if self.values.get(section, ()) is None:
                 self.values[section] = []
         for section in _NAMED:
@@ -335,6 +430,8 @@ class _Draft:
             # A path in a file means the same wherever the server is started.
             if fields and isinstance(fields.get("checkpoint"), str):
                 fields["checkpoint"] = file.parent / fields["checkpoint"]
+        if isinstance(roots := self.values.get("roots"), list):
+            self.values["roots"] = [file.parent / root if isinstance(root, str) else root for root in roots]
 
     def put(self, key: Key, value: Any, source: str) -> None:
         place: Any = self.values
@@ -385,7 +482,7 @@ class _Draft:
     def validate(self) -> Settings:
         values = dict(self.values)
         names: dict[str, list[str]] = {}
-        for section in ("models", "ensembles"):
+        for section in ("models", "ensembles", "aliases"):
             named = values.get(section, {})
             names[section] = list(named)
             for name, fields in named.items():
@@ -512,6 +609,8 @@ def _flag(key: Key) -> str:
             return "--" + str(field).replace("_", "-")
         case ("models", *_):
             return "--model"
+        case ("roots", *_):
+            return "--checkpoint-root"
     return "--" + "-".join(map(str, key)).replace("_", "-")
 
 
@@ -525,6 +624,7 @@ def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conf
     yield from _limit_conflicts(settings)
     yield from _model_conflicts(settings)
     yield from _ensemble_conflicts(settings)
+    yield from _alias_conflicts(settings)
     yield from _key_conflicts(settings, environ)
     if not _is_loopback(settings.host) and not settings.keys:
         yield ("host",), f"{settings.host!r} is open to others, and no keys are configured", KEY_HINT
@@ -537,9 +637,12 @@ def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conf
 def _model_conflicts(settings: Settings) -> Iterator[_Conflict]:
     for model in settings.models:
         key: Key = ("models", model.name)
-        if model.upstream is not None and model.upstream not in settings.upstreams:
-            hint = _suggestion(model.upstream, list(settings.upstreams)) or "no upstream is configured"
-            yield (*key, "upstream"), f"no upstream is named {model.upstream!r}", hint
+        for index, upstream in enumerate(model.upstreams):
+            if upstream not in settings.upstreams:
+                hint = _suggestion(upstream, list(settings.upstreams)) or "no upstream is configured"
+                yield (*key, "upstream"), f"no upstream is named {upstream!r}", hint
+            elif upstream in model.upstreams[:index]:
+                yield (*key, "upstream"), f"{upstream!r} is listed twice", ""
         if model.upstream is None and model.checkpoint is None:
             hint = "name its upstream, or the checkpoint that the embedded engine serves"
             yield key, "has neither an upstream nor a checkpoint", hint
@@ -552,14 +655,28 @@ def _ensemble_conflicts(settings: Settings) -> Iterator[_Conflict]:
         if name in models:
             yield ("ensembles", name), "is also the name of a model", "clients see one list of names"
     for ensemble in settings.ensembles:
-        for index, member in enumerate(ensemble.members):
+        members = tuple(ensemble.members)
+        for index, member in enumerate(members):
             place: Key = ("ensembles", ensemble.name, "members", index)
             if member in ensembles:
                 yield place, f"{member!r} is an ensemble itself", "list its members instead"
             elif member not in models:
                 yield place, f"no model is named {member!r}", _suggestion(member, models)
-            elif member in ensemble.members[:index]:
+            elif member in members[:index]:
                 yield place, f"{member!r} is listed twice", ""
+
+
+def _alias_conflicts(settings: Settings) -> Iterator[_Conflict]:
+    names = [*(model.name for model in settings.models), *(ensemble.name for ensemble in settings.ensembles)]
+    for alias in settings.aliases:
+        key: Key = ("aliases", alias.name)
+        if alias.name in names:
+            yield key, "is also the name of a model or an ensemble", "clients see one list of names"
+        for name in alias.models:
+            if name not in names:
+                yield (*key, "models", name), f"no model is named {name!r}", _suggestion(name, names)
+        if not any(alias.models.values()):
+            yield (*key, "models"), "every weight is 0, so nobody would answer", ""
 
 
 def _limit_conflicts(settings: Settings) -> Iterator[_Conflict]:

@@ -70,9 +70,9 @@ async def start(*arguments: object, **variables: str) -> asyncio.subprocess.Proc
     )
 
 
-async def ended(process: asyncio.subprocess.Process) -> Ended:
+async def ended(process: asyncio.subprocess.Process, timeout_s: float = TIMEOUT_S) -> Ended:
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             out, err = await process.communicate()
     except TimeoutError:
         process.kill()

@@ -26,6 +26,7 @@ class Say:
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     chunk_delay_s: float = 0.0
+    counts_along: bool = True
 
 
 Script = Callable[[dict[str, Any], int], Say]
@@ -39,12 +40,25 @@ class ScriptedUpstream:
     url: str
     script: Script
     models: list[str]
+    owned_by: str = "scripted"
+    card_fields: dict[str, Any] = field(default_factory=dict)
+    cards: dict[str, dict[str, str]] = field(default_factory=dict)
     tokens: Callable[[dict[str, Any]], list[int]] | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     n_finished: int = 0
     n_cancelled: int = 0
+    n_listed: int = 0
     cancelled_at: list[float] = field(default_factory=list)
+
+    def add_model(self, name: str, **card: object) -> None:
+        """Lists a model, with what else its card tells; again: with another card."""
+        self.drop_model(name)
+        self.models.append(name)
+        self.cards[name] = {key: str(value) for key, value in card.items()}
+
+    def drop_model(self, name: str) -> None:
+        self.models[:] = [listed for listed in self.models if listed != name]
 
     @property
     def n_open(self) -> int:
@@ -63,7 +77,10 @@ class ScriptedUpstream:
 
 
 @asynccontextmanager
-async def scripted_upstream(script: Script, models: list[str] | None = None) -> AsyncIterator[ScriptedUpstream]:
+async def scripted_upstream(
+    script: Script, models: list[str] | None = None, port: int = 0
+) -> AsyncIterator[ScriptedUpstream]:
+    """One server, on a free port unless told which; its end breaks the connections of whatever is in flight."""
     upstream = ScriptedUpstream("", script, models or ["model"])
 
     async def chat(request: web.Request) -> web.StreamResponse:
@@ -82,7 +99,9 @@ async def scripted_upstream(script: Script, models: list[str] | None = None) -> 
         return response
 
     async def list_models(request: web.Request) -> web.Response:
-        cards = [{"id": name, "object": "model"} for name in upstream.models]
+        upstream.n_listed += 1
+        fields = {"object": "model", "owned_by": upstream.owned_by, **upstream.card_fields}
+        cards = [{"id": name, **fields, **upstream.cards.get(name, {})} for name in upstream.models]
         return web.json_response({"object": "list", "data": cards})
 
     app = web.Application()
@@ -90,7 +109,7 @@ async def scripted_upstream(script: Script, models: list[str] | None = None) -> 
     app.router.add_get("/v1/models", list_models)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
     try:
         yield upstream
@@ -120,11 +139,7 @@ async def _answer(
                 "finish_reason": say.finish_reason,
             }
         ],
-        "usage": {
-            "prompt_tokens": 7,
-            "completion_tokens": say.completion_tokens,
-            "total_tokens": 7 + say.completion_tokens,
-        },
+        "usage": _usage(say.completion_tokens),
     }
     if body.get("return_token_ids") and upstream.tokens is not None:
         document["prompt_token_ids"] = upstream.tokens(body)
@@ -134,16 +149,28 @@ async def _answer(
 async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    for word in (say.text or "").split(" "):
-        await response.write(_event(body, {"role": "assistant", "content": word + " "}, None))
+    options = body.get("stream_options") or {}
+    counts_along = say.counts_along and options.get("continuous_usage_stats", False)
+    for number, word in enumerate((say.text or "").split(" "), start=1):
+        usage = _usage(min(number, say.completion_tokens)) if counts_along else None
+        await response.write(_event(body, {"role": "assistant", "content": word + " "}, None, usage))
         await asyncio.sleep(say.chunk_delay_s)
     if say.finish_reason is not None:
         await response.write(_event(body, {}, say.finish_reason))
+        if options.get("include_usage"):
+            last = {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": _usage(say.completion_tokens)}
+            await response.write(b"data: " + json.dumps(last).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
     return response
 
 
-def _event(body: dict[str, Any], delta: dict[str, Any], finish_reason: str | None) -> bytes:
+def _event(body: dict[str, Any], delta: dict[str, Any], finish_reason: str | None, usage: Any = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": [choice]}
+    if usage is not None:
+        chunk["usage"] = usage
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+def _usage(completion_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 7, "completion_tokens": completion_tokens, "total_tokens": 7 + completion_tokens}

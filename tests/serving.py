@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +19,8 @@ from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
 from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
-from its_proxy.settings import load_settings
+from its_proxy.server.reload import Reloader
+from its_proxy.settings import Settings, load_settings
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 from tests.scripted import Say, Script, ScriptedUpstream, scripted_upstream
 
@@ -98,6 +99,7 @@ class Server:
     url: str
     context: Context
     http: aiohttp.ClientSession
+    reload: Callable[[], None]
 
     async def chat(self, query: Any = "What is 2 + 5?", model: str = "model", **fields: Any) -> tuple[int, Any]:
         """Status and JSON of one plain chat completion; `query` may be a whole message list."""
@@ -127,15 +129,22 @@ class Server:
     async def ready(self, timeout_s: float = 20.0) -> None:
         """Until no handshake is pending any more."""
         async with asyncio.timeout(timeout_s):
-            while any(h.state == "pending" for s in self.context.catalog.served.values() for h in s.handshakes):
+            while any(target.state == "pending" for target in self.context.catalog.targets()):
                 await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def serving(
-    settings: dict[str, Any], environ: dict[str, str] | None = None, *, wait: bool = True
+    settings: dict[str, Any],
+    environ: dict[str, str] | None = None,
+    *,
+    wait: bool = True,
+    read: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Server]:
-    """A server with these settings (as flags); by default waits until every handshake has a verdict."""
+    """A server with these settings (as flags); by default waits until every handshake has a verdict.
+
+    `read` gives the settings anew when `reload` asks for them.
+    """
     environ = environ or {}
     context = build_context(load_settings(None, environ, {"drain_s": 0.1, **settings}), environ)
     runner = create_runner(context)
@@ -144,16 +153,16 @@ async def serving(
     for upstream in context.catalog.upstreams:
         if isinstance(upstream, EmbeddedUpstream):
             await upstream.start()
-    watch = asyncio.create_task(context.catalog.watch(lambda model, verdict: None))
+    reloader = Reloader(context, read, lambda failure: None)
+    reloader.start()
     async with aiohttp.ClientSession() as http:
-        server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", context, http)
+        server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", context, http, reloader.reload)
         try:
             if wait:
                 await server.ready()
             yield server
         finally:
-            watch.cancel()
-            await asyncio.wait({watch})
+            await reloader.stop()
             await runner.cleanup()
             await context.catalog.close()
 

@@ -11,7 +11,7 @@ from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.manifest import recipe_of
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import rewrite, strategy_names
-from its_proxy.handshake import NO_MANIFEST, Handshake
+from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, VoteRules, make_plan
 from its_proxy.protocol.chat import read_chat
 from its_proxy.upstreams.http import HttpUpstream
@@ -123,7 +123,7 @@ def test_gsm8k_is_served_as_it_would_be_trained(test_data, tmp_path, strategy):
     questions = [json.loads(line)["question"] for line in lines]
     assert len(questions) == 1319
     checkpoint = open_checkpoint(write_checkpoint(tmp_path, document_of(strategy)))
-    member = Member("m", HttpUpstream("gpu", "http://gpu/v1"), "m", checkpoint, Handshake(NO_MANIFEST))
+    member = Member("m", HttpUpstream("gpu", "http://gpu/v1"), "m", checkpoint, NO_MANIFEST)
 
     def served(question: str) -> list[dict[str, Any]]:
         request = read_chat({"model": "m", "messages": [{"role": "user", "content": question}]})

@@ -13,18 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from its_proxy.checkpoint import (
-    MAX_PROMPT_BYTES,
-    check_weights,
-    folder_digest,
-    open_checkpoint,
-    read_file,
-    read_manifest,
-)
+from its_proxy.checkpoint import check_weights, folder_digest, open_checkpoint, read_manifest
 from its_proxy.codesign.errors import DigestMismatch, ManifestError, OneSidedPair, ProbeMismatch, UnknownSchema
 from its_proxy.codesign.personas import Persona, pool_jsonl, taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
 from its_proxy.codesign.taxonomy import GENERAL, NAMES
+from its_proxy.source import MAX_PROMPT_BYTES, read_file
 from tests.serving import PROBE_QUERY, manifest, write_checkpoint
 
 POOL = pool_jsonl([Persona(f"You know {domain} well.", domain) for domain in (*NAMES, GENERAL)])
@@ -302,6 +296,12 @@ def test_links_pipes_folders_and_huge_files_are_refused_without_waiting(tmp_path
     with file.open("wb") as stream:
         stream.truncate(65 * 2**20)
     assert f"{name} is larger than" in str(refusal(folder))
+
+
+def test_a_folder_that_is_a_mounted_config_map_is_pointed_to_the_bundle(tmp_path):
+    write_checkpoint(tmp_path / "..data", manifest())
+    (tmp_path / "its.json").symlink_to("..data/its.json")
+    assert "a mounted ConfigMap takes a bundle" in str(refusal(tmp_path))
 
 
 def test_a_file_at_its_limit_is_read_whole(tmp_path):

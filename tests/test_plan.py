@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from its_proxy.checkpoint import Checkpoint, open_checkpoint
 from its_proxy.codesign.errors import NotPermitted, RequestError, StrategyNotApplicable
 from its_proxy.codesign.personas import Persona, pool_jsonl, taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named, strategy_names
-from its_proxy.handshake import NO_MANIFEST, Handshake
+from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, Plan, VoteRules, make_plan
 from its_proxy.protocol.chat import SAMPLING_FIELDS, read_chat
 from its_proxy.upstreams.http import HttpUpstream
@@ -28,7 +28,7 @@ def opened(folder: Path, strategy: str = "random", **fields: Any) -> Checkpoint:
 
 
 def member(checkpoint: Checkpoint | None, name: str = "model", weight: int = 1) -> Member:
-    return Member(name, UPSTREAM, f"served-{name}", checkpoint, Handshake(NO_MANIFEST), weight)
+    return Member(name, UPSTREAM, f"served-{name}", checkpoint, NO_MANIFEST, weight)
 
 
 def plan(
@@ -268,7 +268,7 @@ def test_a_one_sided_pair_that_was_allowed_marks_every_reply(tmp_path):
     [
         ({}, 8, True, False, True),
         ({"query": CHAT}, 8, True, True, True),
-        ({"query": CHAT, "response_format": {"type": "json_object"}}, 8, True, False, True),
+        ({"query": CHAT, "response_format": {"type": "json_object"}}, 8, True, False, False),
         ({"query": CHAT, "response_format": {"type": "text"}}, 8, True, True, True),
         ({"query": CHAT, "response_format": None}, 8, True, True, True),
         ({"query": CHAT, "its": {"n": 5}}, 5, True, False, True),
@@ -281,6 +281,17 @@ def test_a_one_sided_pair_that_was_allowed_marks_every_reply(tmp_path):
         ({"n": 12}, 12, True, False, True),
         ({"query": CHAT, "n": 3}, 8, True, False, True),
         ({"tools": [{"type": "function"}]}, 1, False, False, False),
+        ({"tools": [{"type": "function"}], "its": {"answer": "tool_calls"}}, 8, True, False, True),
+        (
+            {"tools": [{"type": "function"}], "tool_choice": "none", "its": {"answer": "tool_calls"}},
+            1,
+            False,
+            False,
+            False,
+        ),
+        ({"its": {"answer": "tool_calls"}}, 1, False, False, False),
+        ({"its": {"answer": "tool_calls", "vote": "always"}}, 8, True, False, False),
+        ({"query": CHAT, "its": {"answer": "letter"}}, 8, True, False, True),
         ({"tools": []}, 8, True, False, True),
         ({"tools": [{"type": "function"}], "its": {"vote": "always"}}, 8, True, False, False),
         ({"max_tokens": 16}, 1, False, False, False),
@@ -320,6 +331,78 @@ def test_a_request_overrides_the_rules_for_itself_alone(none):
     made = plan(none, its=its)
     assert {key: getattr(made.rules, key) for key in its} == its
     assert plan(none).rules == RULES
+
+
+# -- the kind of answer ------------------------------------------------------------------------------------------------
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "required": ["a"]}}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize("form", [SCHEMA, {"type": "json_object"}])
+def test_who_asks_for_json_gets_a_vote_over_json(none, form):
+    made = plan(none, response_format=form)
+    assert made.rules.answer == "json"
+    assert [made.is_valid(text) for text in ('{"a": 1}', "[]")] == [True, False]
+    assert body_of(made)["response_format"] == form
+
+
+@pytest.mark.parametrize("form", [None, {"type": "text"}, {"type": "structural_tag"}])
+def test_any_other_format_leaves_the_kind_alone(none, form):
+    made = plan(none, response_format=form)
+    assert (made.rules.answer, made.is_valid) == ("boxed", None)
+
+
+def test_an_operator_may_fix_the_kind_and_a_client_may_name_it(none):
+    fixed = replace(RULES, answer="number", is_answer_fixed=True)
+    assert plan(none, rules=fixed, response_format=SCHEMA).rules.answer == "number"
+    assert plan(none, rules=fixed, its={"answer": "letter"}, response_format=SCHEMA).rules.answer == "letter"
+    assert plan(none, rules=fixed, its={"answer": "json"}, response_format=SCHEMA).is_valid is not None
+
+
+def test_with_tools_to_call_a_format_does_not_turn_a_vote_over_calls_away(none):
+    calls = replace(RULES, answer="tool_calls")
+    assert plan(none, rules=calls, response_format=SCHEMA, tools=TOOLS).rules.answer == "tool_calls"
+    assert plan(none, rules=calls, response_format=SCHEMA).rules.answer == "json"
+
+
+def test_a_schema_is_checked_only_where_a_vote_needs_it(none):
+    broken = {"type": "json_schema", "json_schema": {"schema": {"type": "any"}}}
+    with pytest.raises(RequestError) as caught:
+        plan(none, response_format=broken)
+    assert caught.value.param == "response_format"
+    for its in ({"vote": "off"}, {"answer": "boxed"}):
+        assert body_of(plan(none, response_format=broken, its=its))["response_format"] == broken
+
+
+# -- the first wave ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "fields", "n_first"),
+    [
+        ({}, {}, 8),
+        ({"first": "auto"}, {}, 5),
+        ({"first": "auto", "stop": "beta"}, {}, 4),
+        ({"first": "auto", "stop": "none"}, {}, 8),
+        ({"first": "auto", "min_agreement": 0.75}, {}, 6),
+        ({"first": 3}, {}, 3),
+        ({"first": 3, "stop": "none"}, {}, 8),
+        ({"first": 99}, {}, 8),
+        ({"first": 3}, {"n": 4}, 4),
+        ({"first": "auto"}, {"its": {"n": 5}}, 3),
+        ({"first": "auto"}, {"its": {"stop": "beta", "n": 16}}, 4),
+        ({"first": "auto"}, {"its": {"vote": "off"}}, None),
+    ],
+)
+def test_how_many_candidates_a_vote_begins_with(none, rules, fields, n_first):
+    assert plan(none, rules=replace(RULES, **rules), **fields).n_first == n_first
+
+
+def test_a_heavy_member_makes_the_first_wave_smaller(tmp_path):
+    members = [member(opened(tmp_path / name, name), name, weight) for name, weight in (("random", 3), ("none", 1))]
+    assert plan(*members, rules=replace(RULES, first="auto")).n_first == 5
+    assert plan(*members, rules=replace(RULES, first="auto", n=4)).n_first == 3
 
 
 # -- ensembles ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """An outcome told: what the winner, the vote and the cost look like to a client."""
 
-from its_proxy.handshake import NO_MANIFEST, Handshake
+from its_proxy.codesign.errors import UpstreamError
+from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
 from its_proxy.reply import completion_of, explanation, headers_of, report
 from its_proxy.sampling import Candidate, Outcome
@@ -12,13 +13,13 @@ UPSTREAM = HttpUpstream("gpu", "http://127.0.0.1:9/v1")
 
 
 def member(name="model"):
-    return Member(name, UPSTREAM, name, None, Handshake(NO_MANIFEST))
+    return Member(name, UPSTREAM, name, None, NO_MANIFEST)
 
 
-def plan(n, n_choices=1, members=("model",), is_forced=False):
+def plan(n, n_choices=1, members=("model",), is_forced=False, **rules):
     body = {"model": "model", "messages": [{"role": "user", "content": "2 + 5?"}], "temperature": 0.8}
     planned = tuple(PlannedMember(member(name), "none", body, n // len(members), is_forced) for name in members)
-    return Plan("model", planned, VoteRules(), n, n_choices, 100, {"temperature": 0.8}, True, False, True)
+    return Plan("model", planned, VoteRules(**rules), n, n_choices, 100, {"temperature": 0.8}, True, False, True)
 
 
 def received(index, value=None, finish_reason="stop", prompt_tokens=7, finished_s=1.0):
@@ -32,8 +33,17 @@ def received(index, value=None, finish_reason="stop", prompt_tokens=7, finished_
     return Candidate(index, 100 + index, 1, state, completion, answer if state == "ok" else None, None, finished_s)
 
 
-def cancelled(index):
-    return Candidate(index, 100 + index, 1, "cancelled")
+def cancelled(index, spent=None, started_s=0.0):
+    return Candidate(index, 100 + index, 1, "cancelled", spent=spent, started_s=started_s)
+
+
+def lost(index, spent):
+    return Candidate(index, 100 + index, 1, "lost", error=UpstreamError("broke"), spent=spent)
+
+
+def spent(completion_tokens, prompt_tokens=7):
+    total_tokens = prompt_tokens + completion_tokens
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total_tokens}
 
 
 def outcome(candidates, **planned):
@@ -69,9 +79,50 @@ def test_cancelled_prompts_are_counted_once_for_each_candidate_of_their_member()
     assert completion["its"]["cancelled"]["prompt_tokens"] == 60
 
 
-def test_generated_tokens_of_cancelled_candidates_are_estimated_by_the_pace_of_the_others():
-    its = report(outcome([received(0, 7, finished_s=1.0), received(1, 7, finished_s=0.5), cancelled(2)]))
-    assert its.cancelled.completion_tokens_estimated == round(2.0 * (10 + 20) / 2)
+class TestWhatCancelledCandidatesCost:
+    """The vote ends after 2 s, and every received candidate has 10 tokens."""
+
+    def estimate(self, *candidates, **planned):
+        return report(outcome(list(candidates), **planned)).cancelled.completion_tokens_estimated
+
+    def test_it_is_estimated_by_the_one_that_ran_for_as_long(self):
+        slow, quick = received(0, 7, finished_s=2.0), received(1, 7, finished_s=0.5)
+        assert self.estimate(slow, quick, cancelled(2)) == 10
+        assert self.estimate(slow, quick, cancelled(2), cancelled(3)) == 20
+
+    def test_one_that_started_late_ran_for_less(self):
+        slow, quick = received(0, 7, finished_s=2.0), received(1, 7, finished_s=0.5)
+        assert self.estimate(slow, quick, cancelled(2, started_s=1.5)) == 10
+        assert self.estimate(slow, quick, cancelled(2, started_s=1.75)) == 5
+
+    def test_its_own_member_is_the_better_measure(self):
+        near, own = received(0, 7, finished_s=2.0), received(1, 7, finished_s=0.5)
+        assert self.estimate(near, own, cancelled(2), cancelled(3), members=("a", "b")) == 10 + 40
+
+    def test_without_a_measure_nothing_is_estimated(self):
+        assert self.estimate(received(0, 7, finished_s=0.0), cancelled(1)) == 0
+
+    def test_what_was_counted_is_told_and_summed(self):
+        candidates = [received(0, 7), received(1, 7), cancelled(2, spent(4)), cancelled(3, {"completion_tokens": 0})]
+        completion = told(candidates, usage_policy="exact")
+        assert completion["its"]["cancelled"]["completion_tokens"] == 4
+        assert completion["usage"] == {"prompt_tokens": 28, "completion_tokens": 24, "total_tokens": 52}
+
+    def test_a_count_that_is_not_whole_is_none(self):
+        candidates = [received(0, 7), received(1, 7), cancelled(2, spent(4)), cancelled(3)]
+        completion = told(candidates, usage_policy="exact")
+        assert completion["its"]["cancelled"]["completion_tokens"] is None
+        assert completion["usage"] == {"prompt_tokens": 28, "completion_tokens": 24, "total_tokens": 52}
+        assert told(candidates)["its"]["cancelled"]["completion_tokens"] is None
+
+    def test_a_lost_candidates_tokens_were_spent_too(self):
+        completion = told([received(0, 7), received(1, 7), lost(2, spent(5)), lost(3, None)])
+        assert completion["usage"] == {"prompt_tokens": 21, "completion_tokens": 25, "total_tokens": 46}
+
+
+def test_a_reply_tells_the_rule_the_kind_and_how_many_were_started():
+    its = report(outcome([received(0, 7), received(1, 7)], stop="beta", answer="number"), with_candidates=True)
+    assert (its.stop, its.answer_kind, its.n_started, its.candidates[0].answer_kind) == ("beta", "number", 2, "number")
 
 
 def test_states_are_counted_by_reason():

@@ -27,6 +27,7 @@ from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
 from its_proxy.sampling import Outcome, read_candidate, sample
 from its_proxy.upstreams.base import Body, Completion, RawReply
+from its_proxy.voting.json_answers import IsValid
 
 
 def said(text: str | None, finish_reason: str | None = "stop") -> Completion:
@@ -101,6 +102,8 @@ def plan_of(
     is_vote: bool = True,
     starts_with_one: bool = False,
     gives_up: bool = False,
+    n_first: int | None = None,
+    is_valid: IsValid | None = None,
     **rules: Any,
 ) -> Plan:
     """As many candidates as the upstream has lines, by members with these weights."""
@@ -117,6 +120,8 @@ def plan_of(
         is_vote=is_vote,
         starts_with_one=starts_with_one,
         gives_up=gives_up,
+        n_first=n_first,
+        is_valid=is_valid,
     )
 
 
@@ -145,11 +150,14 @@ RULES = st.fixed_dictionaries(
 )
 
 
-async def verdict_of(script: list[tuple[Line, int]], stop: str, rules: dict[str, Any]) -> Any:
+async def verdict_of(
+    script: list[tuple[Line, int]], stop: str, rules: dict[str, Any], n_first: int | None = None, **options: Any
+) -> Any:
     """Answer class and consensus, or the error that a client would see."""
     lines, turns = zip(*script, strict=True)
+    n_first = n_first if n_first is None else min(n_first, len(lines))
     try:
-        outcome = await sampled(lines, turns, stop=stop, **rules)
+        outcome = await sampled(lines, turns, stop=stop, n_first=n_first, **rules, **options)
     except ItsError as error:
         return type(error), getattr(error, "status", None)
     winner = outcome.vote.answer
@@ -176,6 +184,39 @@ def test_the_verdict_does_not_depend_on_the_order_of_arrival(script, rules, rand
         assert await verdict_of(script, "exact", rules) == await verdict_of(shuffled, "exact", rules)
 
     asyncio.run(both())
+
+
+@given(SCRIPTS, RULES, st.integers(1, 10), st.booleans())
+@hypothesis_settings(max_examples=600, deadline=None)
+def test_a_first_wave_gives_answer_class_and_verdict_of_the_full_vote(script, rules, n_first, starts_with_one):
+    options = {"n_first": n_first, "starts_with_one": starts_with_one}
+
+    async def both() -> None:
+        assert await verdict_of(script, "exact", rules, **options) == await verdict_of(script, "none", rules)
+
+    asyncio.run(both())
+
+
+@given(SCRIPTS, RULES, st.sampled_from(["exact", "beta", "none"]), st.integers(1, 10), st.integers(1, 4))
+@hypothesis_settings(max_examples=300, deadline=None)
+def test_never_more_than_n_are_started_and_never_fewer_than_the_choices(script, rules, stop, n_first, n_choices):
+    lines, turns = zip(*script, strict=True)
+    n_choices = min(n_choices, len(lines))
+    upstream = Scripted(lines, turns)
+    plan = plan_of(upstream, n_choices=n_choices, n_first=min(len(lines), max(n_first, n_choices)), stop=stop, **rules)
+
+    async def asked() -> None:
+        try:
+            outcome = await sample(plan, "req")
+        except ItsError:
+            return
+        received = [candidate for candidate in outcome.candidates if candidate.completion is not None]
+        assert len(received) >= n_choices or len(outcome.candidates) == len(lines)
+
+    asyncio.run(asked())
+    indexes = [int(request_id.rpartition("-")[2]) for request_id, _ in upstream.asked]
+    assert indexes == list(range(len(indexes)))
+    assert len(indexes) <= len(lines)
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------------
@@ -424,6 +465,134 @@ async def test_a_first_candidate_past_the_deadline_is_a_gateway_timeout():
     with pytest.raises(QuorumLost) as caught:
         await sampled([box(1)] * 4, [None] * 4, starts_with_one=True, gives_up=True, deadline_s=0.05)
     assert caught.value.status == 504
+
+
+# -- the first wave ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_first_wave_that_agrees_is_all_that_is_asked():
+    upstream = Scripted([box(1)] * 8)
+    outcome = await sample(plan_of(upstream, n_first=5), "req")
+    assert (outcome.stopped, len(upstream.asked), len(outcome.candidates)) == ("decided", 5, 5)
+    assert outcome.vote.agreement == 1.0
+
+
+async def test_one_who_disagrees_costs_one_more_and_no_more():
+    upstream = Scripted([box(1), box(2), *[box(1)] * 6], turns=[0, 1, 2, 3, 4, 5])
+    outcome = await sample(plan_of(upstream, n_first=5), "req")
+    assert (outcome.stopped, outcome.vote.answer.text, len(upstream.asked)) == ("decided", "1", 6)
+
+
+async def test_more_are_started_while_others_still_run_if_those_cannot_decide_alone():
+    """The second candidate disagrees at once: its replacement does not wait for the slow ones."""
+    upstream = Scripted([box(1), box(2), *[box(1)] * 6], turns=[0, 0, None, None, None, None, None, None])
+    plan = plan_of(upstream, n_first=5, deadline_s=0.1, quorum=0)
+    await sample(plan, "req")
+    assert len(upstream.asked) == 6
+
+
+async def test_a_running_wave_that_can_decide_alone_is_waited_for():
+    upstream = Scripted([box(1)] * 8, turns=[0, 1, 2, 40, 40])
+    await sample(plan_of(upstream, n_first=5), "req")
+    assert len(upstream.asked) == 5
+
+
+async def test_lost_candidates_of_the_first_wave_are_made_up_for():
+    """One lost candidate has no vote left to outweigh, so four of seven decide; with two lost a fourth is missing."""
+    upstream = Scripted([BROKEN, *[box(1)] * 7])
+    assert (await sample(plan_of(upstream, n_first=5), "req")).stopped == "decided"
+    assert len(upstream.asked) == 5
+    upstream = Scripted([BROKEN, BROKEN, *[box(1)] * 6])
+    outcome = await sample(plan_of(upstream, n_first=5), "req")
+    assert outcome.stopped == "decided"
+    assert states(outcome) == ["lost"] * 2 + ["ok"] * 4
+
+
+async def test_with_losses_the_quorum_is_reached_before_the_vote_ends():
+    """Four of four are enough for `beta`, but the five lost ones might have said otherwise."""
+    upstream = Scripted([*[BROKEN] * 5, *[box(1)] * 11])
+    outcome = await sample(plan_of(upstream, n_first=9, stop="beta", quorum=0.5), "req")
+    assert outcome.stopped == "decided"
+    assert states(outcome).count("ok") == 8
+
+
+async def test_a_wave_of_losses_ends_as_the_full_vote_does():
+    with pytest.raises(QuorumLost, match="0 of 8"):
+        await sampled([BROKEN] * 8, n_first=5)
+
+
+async def test_a_refused_wave_is_not_asked_again():
+    upstream = Scripted([UpstreamRejected("no", status=400) for _ in range(8)], turns=[0, 1, 2, 3, 4])
+    with pytest.raises(UpstreamRejected):
+        await sample(plan_of(upstream, n_first=5), "req")
+    assert len(upstream.asked) == 5
+
+
+async def test_a_wave_without_an_answer_ends_an_automatic_vote():
+    upstream = Scripted([NO_ANSWER] * 8, turns=[0, 1, None, None, None])
+    outcome = await sample(plan_of(upstream, n_first=5, gives_up=True), "req")
+    assert (outcome.stopped, len(upstream.asked)) == ("no_answer", 5)
+
+
+async def test_after_a_first_candidate_with_an_answer_comes_the_wave_and_not_all():
+    upstream = Scripted([box(1)] * 8)
+    outcome = await sample(plan_of(upstream, n_first=5, starts_with_one=True, gives_up=True), "req")
+    assert (outcome.stopped, len(upstream.asked)) == ("decided", 5)
+
+
+async def test_heavier_members_need_fewer_of_their_own():
+    upstream = Scripted([box(1), box(1), box(1), box(2)], turns=[0, 1, 2, 3])
+    outcome = await sample(plan_of(upstream, n_first=3, weights=(3, 1)), "req")
+    assert (outcome.stopped, len(upstream.asked)) == ("decided", 3)
+
+
+async def test_beta_ends_a_vote_earlier_than_exact():
+    lines = [box(1)] * 8
+    assert len((await sampled(lines, range(8), n_first=4, stop="beta")).candidates) == 4
+    assert len((await sampled(lines, range(8), n_first=4, stop="exact")).candidates) == 5
+
+
+# -- kinds of answer ---------------------------------------------------------------------------------------------------
+
+
+def called(*calls: tuple[str, str], finish_reason: str = "tool_calls", text: str | None = None) -> Completion:
+    made = [{"id": f"call-{k}", "type": "function", "function": {"name": name, "arguments": arguments}}
+            for k, (name, arguments) in enumerate(calls)]  # fmt: skip
+    completion = said(text, finish_reason)
+    completion["choices"][0]["message"]["tool_calls"] = made
+    return completion
+
+
+async def test_parallel_calls_in_any_order_are_one_answer():
+    there, back = ("go", '{"to": "x", "n": 1}'), ("go", '{"n": 1.0, "to": "y"}')
+    outcome = await sampled(
+        [called(there, back), called(back, there), called(there), said("I would rather not.")],
+        answer="tool_calls", stop="none",
+    )  # fmt: skip
+    assert [answer_class.weight for answer_class in outcome.vote.classes] == [2, 1, 1]
+    assert outcome.winner.index == 0
+    assert outcome.vote.votes["no call"] == 1
+
+
+async def test_the_winner_of_a_vote_over_calls_keeps_its_own_call_ids():
+    outcome = await sampled([called(("f", "{}"))] * 3, answer="tool_calls")
+    assert outcome.winner.completion["choices"][0]["message"]["tool_calls"][0]["id"] == "call-0"
+
+
+async def test_only_valid_json_votes():
+    lines = [said('{"a": 1}'), said('{"a": "x"}'), said('{"a": "x"}'), said('Sure: {"a": 1}'), said('{"a":1.0}')]
+    outcome = await sampled(lines, answer="json", stop="none", is_valid=lambda text: '"x"' not in text)
+    assert states(outcome) == ["ok", "no_answer", "no_answer", "no_answer", "ok"]
+    assert outcome.vote.votes == {'{"a":1}': 2}
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning_is_no_answer(name):
+    thought = said(None)
+    thought["choices"][0]["message"][name] = "so \\boxed{1}"
+    outcome = await sampled([thought, thought, box(2)], stop="none")
+    assert states(outcome) == ["no_answer", "no_answer", "ok"]
+    assert outcome.vote.answer.text == "2"
 
 
 # -- more than one choice ----------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_a_variable_is_parsed_as_its_key_wants(variable, text, key, value):
 
 
 def test_every_scalar_of_the_top_level_and_of_vote_has_a_variable():
-    sections = {"upstreams", "models", "ensembles", "keys", "vote", "strategies"}
+    sections = {"upstreams", "models", "ensembles", "aliases", "keys", "vote", "strategies", "roots"}
     expected = {"ITS_PROXY_" + key.upper() for key in set(Settings.model_fields) - sections}
     expected |= {"ITS_PROXY_VOTE_" + key.upper() for key in type(Settings().vote).model_fields}
     assert set(module._VARIABLES) == expected
@@ -117,7 +117,7 @@ def test_the_example_of_the_docstring_loads(tmp_path):
     example = module.__doc__.split("\n\n")[1]
     settings = settings_of(tmp_path, example, {"GPU_KEY": "g", "FRONT_KEY": "f"})
     assert [model.name for model in settings.models] == ["qwen-random", "qwen-similar", "llama"]
-    assert [model.served_name for model in settings.models] == ["qwen-random", "qwen-similar", "meta/llama-3"]
+    assert [model.served_name for model in settings.models] == ["qwen@{pair}", "qwen-similar", "meta/llama-3"]
     assert settings.ensembles[0].members == ("qwen-random", "qwen-similar")
     assert settings.keys[0].rights == {"explain", "candidates"}
     assert settings.keys[1].digest({"FRONT_KEY": "f"}) == sha256(b"f").hexdigest()

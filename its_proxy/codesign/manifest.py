@@ -86,18 +86,32 @@ class VoteAdvice(_Strict):
     top_k: int | None = None
     min_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
-    answer: Literal["boxed", "number", "final_line"] = "boxed"
-    stop: Literal["exact", "none"] = "exact"
+    answer: Literal["boxed", "number", "final_line", "letter", "json", "tool_calls"] = "boxed"
+    stop: Literal["exact", "beta", "none"] = "exact"
     min_agreement: float | None = Field(None, gt=0, le=1)
 
 
 class Logprobs(_Strict):
-    """Teacher-forced log-probabilities, in nats, of a probe's tokens after the first, by checkpoint."""
+    """Teacher-forced log-probabilities, in nats, of a probe's tokens after the first, by checkpoint.
+
+    `noise` is the largest mean absolute difference seen between two honest measurements of the same
+    weights: repeats on one server, or one computation in another dtype.
+    """
 
     this: list[float]
     base: list[float] = []
     siblings: dict[str, list[float]] = {}
     noise: float = Field(0.0, ge=0)
+
+
+class ProbeReply(_Strict):
+    """What the serving route makes of a probe's stored completion: its text without the end token, nothing moved.
+
+    `reasoning` is what a reasoning parser takes out of `content`; null where there is none to take.
+    """
+
+    content: str | None
+    reasoning: str | None = None
 
 
 class Probe(_Strict):
@@ -109,6 +123,7 @@ class Probe(_Strict):
     completion_token_ids: list[int] = []
     dtype: str | None = None
     logprobs: Logprobs | None = None
+    reply: ProbeReply | None = None
 
 
 class Evaluation(BaseModel):

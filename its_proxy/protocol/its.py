@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from its_proxy.codesign.errors import RequestError
+from its_proxy.voting.answers import AnswerKind
+from its_proxy.voting.stop import StopName
 
 VERSION = 1
 _MESSAGES = {"extra_forbidden": "unknown key", "model_type": "should be an object"}
@@ -19,7 +21,8 @@ class ItsRequest(BaseModel):
     version: Literal[1] = 1
     n: Annotated[int, Field(ge=1)] | None = None
     vote: Literal["auto", "always", "off"] | None = None
-    stop: Literal["exact", "none"] | None = None
+    stop: StopName | None = None
+    answer: AnswerKind | None = None
     min_agreement: Annotated[float, Field(gt=0, le=1)] | None = None
     on_no_answer: Literal["first", "error"] | None = None
     on_no_consensus: Literal["reply", "error"] | None = None
@@ -31,11 +34,16 @@ class ItsRequest(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """Candidates that an early decision made needless; generated tokens of closed calls can only be estimated."""
+    """Candidates that an early decision made needless.
+
+    What closed calls had generated can only be estimated, unless they were streamed and counted
+    (`usage_policy: exact`): then `completion_tokens` holds the count, and `usage` includes it.
+    """
 
     candidates: int
     prompt_tokens: int
     completion_tokens_estimated: int
+    completion_tokens: int | None = None
 
 
 class MemberReport(BaseModel):
@@ -60,12 +68,17 @@ class CandidateReport(BaseModel):
     state: str
     text: str | None
     answer: str | None
+    answer_kind: str
     finish_reason: str | None
     completion_tokens: int | None
 
 
 class ItsReply(BaseModel):
-    """What happened: how the query was asked, who voted what, and what was spent."""
+    """What happened: how the query was asked, who voted what, and what was spent.
+
+    `n_started` is how many of the n candidates a first wave and its top-ups came to. `stop` is the rule in
+    force, null without a vote: under `beta` the answer may depend on which candidates came first.
+    """
 
     version: Literal[1] = 1
     strategy: str | None
@@ -73,11 +86,14 @@ class ItsReply(BaseModel):
     handshake: str | None
     target: str | None
     n: int
+    n_started: int
     answer: str | None
+    answer_kind: str
     agreement: float
     votes: dict[str, int]
     abstained: dict[str, int]
     lost: int
+    stop: str | None
     stopped: Literal["decided", "no_answer", "complete", "deadline"]
     tie: bool
     consensus: bool

@@ -23,6 +23,7 @@ from its_proxy.server.context import (
     caller_of,
     context_of,
     new_request_id,
+    traits_of,
 )
 
 log = structlog.get_logger("its_proxy")
@@ -103,22 +104,23 @@ async def show_model(request: web.Request) -> web.Response:
 
 async def forward(request: web.Request) -> web.Response:
     """Routes without chat messages: passed on unchanged, but never past a strategy."""
-    caller_of(request)
+    caller = caller_of(request)
     body = read_body(await read_bytes(request))
     refuse_denied(body)
     if "its" in body:
         raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
-    served, overrides = await context_of(request).catalog.resolve(read_model(body))
+    served, overrides = await context_of(request).catalog.resolve(read_model(body), traits_of(body, caller, None))
     request[MODEL] = served.name
     if overrides:
         raise RequestError("this route knows no model suffix", param="model", hint="use /v1/chat/completions")
     served.require_serving()
-    member = served.members[0]
-    if served.is_ensemble or (member.checkpoint is not None and member.checkpoint.serve.strategy.family != "none"):
+    checkpoint = served.checkpoint
+    if served.is_ensemble or (checkpoint is not None and checkpoint.serve.strategy.family != "none"):
         raise StrategyNotApplicable(
             f"{served.name} is asked through its strategy, which needs chat messages",
             param="model", hint="use /v1/chat/completions",
         )  # fmt: skip
+    [member] = served.members()
     body["model"] = member.served_name
     path = request.path.removeprefix("/v1/")
     reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")

@@ -3,21 +3,25 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import structlog
 
-from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest
+from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest, source_at
 from its_proxy.codesign.errors import ConfigError, ManifestError
 from its_proxy.codesign.manifest import FILE_NAME
 from its_proxy.codesign.strategies import load_strategies
-from its_proxy.handshake import Handshake, Verdict
-from its_proxy.plan import Member
+from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
+from its_proxy.hub import Hub
 from its_proxy.server.auth import Doorkeeper
-from its_proxy.server.catalog import Catalog, Served, passed_through, rules_for
+from its_proxy.server.catalog import Alias, Catalog
 from its_proxy.server.context import Context
+from its_proxy.server.discovered import OpenUpstream
 from its_proxy.server.metrics import Metrics
-from its_proxy.settings import EnsembleSettings, ModelSettings, Settings
+from its_proxy.server.served import Model, Served, passed_through, rules_for
+from its_proxy.settings import AliasSettings, EnsembleSettings, ModelSettings, Settings, UpstreamSettings
+from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 from its_proxy.upstreams.http import HttpUpstream
@@ -31,13 +35,29 @@ log = structlog.get_logger("its_proxy")
 
 def build_context(settings: Settings, environ: Mapping[str, str] = os.environ) -> Context:
     """Opens everything; a model whose manifest does not hold is kept with its reason, or raised under `strict`."""
+    settings, catalog = _build(settings, environ, None)
+    doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
+    return Context(settings, catalog, doorkeeper, Metrics())
+
+
+def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = os.environ) -> Catalog:
+    """Puts new settings into force for new queries; those in flight end as they began.
+
+    Returns the catalog from before, whose upstreams that are not used any more are the caller's to close. Raises
+    ItsError, and then nothing has changed. What the listening socket was opened with stays as it is.
+    """
+    settings, catalog = _build(settings, environ, context.catalog)
+    doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
+    before = context.catalog
+    context.settings, context.catalog, context.doorkeeper = settings, catalog, doorkeeper
+    return before
+
+
+def _build(settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> tuple[Settings, Catalog]:
     load_strategies(settings.strategies)
     if settings.demo:
         settings = with_demo(settings)
-    builder = _Builder(settings, environ)
-    catalog = builder.catalog()
-    doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
-    return Context(settings, catalog, doorkeeper, Metrics())
+    return settings, _Builder(settings, environ, before).catalog()
 
 
 def with_demo(settings: Settings) -> Settings:
@@ -52,40 +72,44 @@ def with_demo(settings: Settings) -> Settings:
 
 
 class _Builder:
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    """`before` is the catalog of a running server: what has not changed keeps its connections and its verdicts."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> None:
         self._settings = settings
-        self._upstreams: dict[str, Upstream] = {
-            name: HttpUpstream(
-                name,
-                upstream.url,
-                key=_environment_key(name, upstream.key_env, environ),
-                connect_timeout_s=upstream.connect_timeout_s,
-                first_byte_timeout_s=upstream.first_byte_timeout_s,
-                idle_timeout_s=upstream.idle_timeout_s,
-                max_connections=upstream.max_connections,
-            )
-            for name, upstream in settings.upstreams.items()
-        }
+        self._environ = environ
+        self._before = {target.key: target for target in before.targets()} if before is not None else {}
+        self._upstreams = _http_upstreams(settings, environ, before)
         self._refusals: dict[str, ManifestError] = {}
         self._checkpoints = self._open_checkpoints()
-        self._embedded = self._open_embedded()
+        self._embedded = self._open_embedded(before)
 
     def catalog(self) -> Catalog:
-        served = {model.name: self._serve(model) for model in self._settings.models}
-        for ensemble in self._settings.ensembles:
-            served[ensemble.name] = self._serve_ensemble(ensemble, [served[name] for name in ensemble.members])
-        has_embedded = any(model.upstream is None for model in self._settings.models)
-        upstreams = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
-        return Catalog(served, upstreams, self._open_upstream())
+        models = {model.name: self._serve(model) for model in self._settings.models}
+        ensembles = {
+            ensemble.name: self._serve_ensemble(ensemble, [models[name] for name in ensemble.weights])
+            for ensemble in self._settings.ensembles
+        }
+        served = models | ensembles
+        aliases = {alias.name: _alias(alias, served) for alias in self._settings.aliases}
+        has_embedded = any(not model.upstreams for model in self._settings.models)
+        upstreams: list[Upstream] = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
+        return Catalog(served, upstreams, aliases, self._open_upstream())
 
-    def _open_upstream(self) -> Upstream | None:
-        """With one upstream and no models, everything that it lists is passed through."""
+    def _open_upstream(self) -> OpenUpstream | None:
+        """With one upstream and no models, everything that it lists is served."""
         if self._settings.models or not self._upstreams:
             return None
         if len(self._upstreams) > 1:
             names = ", ".join(self._upstreams)
             raise ConfigError(f"upstreams: {names} and no models", hint="name the models that each of them serves")
-        return next(iter(self._upstreams.values()))
+        settings = self._settings
+        return OpenUpstream(
+            next(iter(self._upstreams.values())),
+            lambda checkpoint: rules_for(checkpoint, settings.vote.model_dump(), settings.max_n),
+            roots=settings.roots,
+            hub=Hub() if settings.hub else None,
+            recheck_s=settings.recheck_s,
+        )
 
     def _open_checkpoints(self) -> dict[str, Checkpoint]:
         opened = {}
@@ -100,39 +124,55 @@ class _Builder:
                 self._refusals[model.name] = error
         return opened
 
-    def _open_embedded(self) -> EmbeddedUpstream:
+    def _open_embedded(self, before: Catalog | None) -> EmbeddedUpstream:
         """Costs nothing yet: the engine imports torch when it is started, and only if it has a model."""
         folders = {
             model.name: model.checkpoint
             for model in self._settings.models
-            if model.upstream is None and model.checkpoint is not None and model.name not in self._refusals
+            if not model.upstreams and model.checkpoint is not None and model.name not in self._refusals
         }
+        for upstream in before.upstreams if before is not None else ():
+            if isinstance(upstream, EmbeddedUpstream):
+                if upstream.folders != folders:
+                    raise ConfigError("models of the embedded engine cannot change while it runs", hint="restart")
+                return upstream
         return EmbeddedUpstream("embedded", folders, max_queue=self._settings.max_queue, threads=self._settings.threads)
 
     def _serve(self, model: ModelSettings) -> Served:
-        served_name = model.served_name
-        upstream = self._embedded if model.upstream is None else self._upstreams[model.upstream]
         checkpoint = self._checkpoints.get(model.name)
-        if model.name in self._refusals:
-            refused = Handshake(Verdict("mismatch", str(self._refusals[model.name])))
-            member = Member(model.name, upstream, served_name, None, refused)
-            return Served(model.name, (member,), passed_through(model.name, upstream, served_name).rules)
+        targets = self._targets(model, checkpoint)
         if checkpoint is None:
-            log.warning("no manifest", model=model.name, advice="passed through, neither rewritten nor voted")
-            return passed_through(model.name, upstream, served_name)
-        vote = self._settings.vote_for(model)
-        return Served(
-            model.name,
-            (Member(model.name, upstream, served_name, checkpoint, Handshake()),),
-            rules_for(checkpoint, vote.model_dump(), self._settings.max_n),
-            requires_verified=model.handshake == "require",
-            is_local=model.upstream is None,
-        )
+            if model.name not in self._refusals:
+                log.warning("no manifest", model=model.name, advice=NO_MANIFEST.reason)
+            return passed_through(model.name, targets)
+        rules = rules_for(checkpoint, self._settings.vote_for(model).model_dump(), self._settings.max_n)
+        return Served(model.name, (Model(model.name, checkpoint, targets),), rules)
+
+    def _targets(self, model: ModelSettings, checkpoint: Checkpoint | None) -> tuple[Target, ...]:
+        served_name = model.served_name.replace("{pair}", checkpoint.pair_id[:8] if checkpoint else "none")
+        refusal = self._refusals.get(model.name)
+        verdict = Verdict("mismatch", str(refusal)) if refusal is not None else PENDING
+        upstreams: Sequence[Upstream] = [self._upstreams[name] for name in model.upstreams] or [self._embedded]
+        targets = []
+        for upstream in upstreams:
+            target = Target(
+                model.name, upstream, served_name, checkpoint, verdict=verdict, is_local=not model.upstreams
+            )
+            # The one that runs already knows its load and its verdict.
+            target = self._before.get(target.key, target)
+            target.needs_verified = model.handshake == "require"
+            target.weights = model.weights
+            target.recheck_s = self._settings.recheck_s
+            target.is_drained = (
+                upstream.name in self._settings.upstreams and self._settings.upstreams[upstream.name].drain
+            )
+            targets.append(target)
+        return tuple(targets)
 
     def _serve_ensemble(self, ensemble: EnsembleSettings, members: Sequence[Served]) -> Served:
         """Members share the candidates evenly: by default the first multiple of their count that is at least its n."""
         refused = self._refusals
-        plain = [m.name for m in members if m.members[0].checkpoint is None and m.name not in refused]
+        plain = [m.name for m in members if m.checkpoint is None and m.name not in refused]
         if plain:
             raise ConfigError(f"ensemble {ensemble.name}: {plain[0]} has no manifest, so it cannot vote")
         kinds = {m.rules.answer for m in members if m.name not in refused}
@@ -141,33 +181,61 @@ class _Builder:
                 f"ensemble {ensemble.name}: its members answer in different kinds: {', '.join(sorted(kinds))}",
                 hint="set vote.answer alike for all of them",
             )
-        rules = members[0].rules
+        rules = next((m.rules for m in members if m.name not in refused), members[0].rules)
         n = ensemble.n or min(-(-rules.n // len(members)) * len(members), self._settings.max_n)
-        return Served(
-            ensemble.name,
-            tuple(served.members[0] for served in members),
-            replace(rules, n=n),
-            requires_verified=any(served.requires_verified for served in members),
-        )
+        models = tuple(replace(m.models[0], weight=ensemble.weights[m.name]) for m in members)
+        return Served(ensemble.name, models, replace(rules, n=n))
+
+
+def _http_upstreams(settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> dict[str, HttpUpstream]:
+    """One for each, or the one that runs already with the same settings."""
+    running = {u.name: u for u in (before.upstreams if before is not None else ()) if isinstance(u, HttpUpstream)}
+    made = {}
+    for name, upstream in settings.upstreams.items():
+        key = _environment_key(name, upstream.key_env, environ)
+        identity = sha256(f"{upstream.model_dump(exclude={'drain'})}{key}".encode()).hexdigest()
+        found = running.get(name)
+        made[name] = found if found is not None and found.identity == identity else _http(name, upstream, key, identity)
+    return made
+
+
+def _http(name: str, upstream: UpstreamSettings, key: str | None, identity: str) -> HttpUpstream:
+    return HttpUpstream(
+        name,
+        upstream.url,
+        key=key,
+        connect_timeout_s=upstream.connect_timeout_s,
+        first_byte_timeout_s=upstream.first_byte_timeout_s,
+        idle_timeout_s=upstream.idle_timeout_s,
+        max_connections=upstream.max_connections,
+        cache_salt=upstream.cache_salt,
+        poll_s=upstream.poll_s,
+        identity=identity,
+    )
+
+
+def _alias(alias: AliasSettings, served: Mapping[str, Served]) -> Alias:
+    return Alias(alias.name, tuple((served[name], weight) for name, weight in alias.models.items()), alias.sticky)
 
 
 def _open(model: ModelSettings) -> Checkpoint | None:
     """The model's checkpoint; None where an upstream's model simply has no manifest."""
-    if model.upstream is None and model.served_name != model.name:
+    if not model.upstreams and model.served_name != model.name:
         # Two models with one name there would be answered by the same weights.
         raise ConfigError(
             f"models.{model.name}.served_name: the embedded engine knows its models by their public names",
             hint="leave it out, or name an upstream",
         )
     if model.checkpoint is None:
-        if model.upstream is None:
+        if not model.upstreams:
             raise ConfigError(f"models.{model.name} needs an upstream or a checkpoint")
         return None
-    if not model.checkpoint.is_dir():
-        raise ManifestError(f"{model.checkpoint} is not a folder", hint="the checkpoint's own folder is meant")
-    if model.upstream is not None and read_manifest(model.checkpoint) is None:
+    if not model.upstreams and not model.checkpoint.is_dir():
+        raise ManifestError(f"{model.checkpoint} is not a folder", hint="the embedded engine needs the weights, too")
+    source = source_at(model.checkpoint)
+    if model.upstreams and read_manifest(source) is None:
         return None
-    return open_checkpoint(model.checkpoint, allow_one_sided=model.force_pair)
+    return open_checkpoint(source, allow_one_sided=model.force_pair)
 
 
 def _environment_key(name: str, variable: str | None, environ: Mapping[str, str]) -> str | None:

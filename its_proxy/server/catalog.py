@@ -1,152 +1,109 @@
-"""What this server offers: model names, each resolved to the members behind it, and their handshakes.
+"""What this server offers: model names, each resolved to the models behind it and the targets they run at.
 
 A model whose manifest does not hold is kept here with its reason: asking for it says why, and the
 others are served.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from hashlib import blake2b
+from math import log
+from typing import Any, Literal
 
-from its_proxy.checkpoint import Checkpoint
-from its_proxy.codesign.errors import ModelNotFound, RequestError, UpstreamError
-from its_proxy.handshake import NO_MANIFEST, Handshake, Verdict
-from its_proxy.plan import Member, VoteRules
+from its_proxy.codesign.errors import ModelNotFound, RequestError
+from its_proxy.handshake import NO_MANIFEST
+from its_proxy.server.discovered import OpenUpstream
+from its_proxy.server.served import Model, Served
+from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
 
 SUFFIX = ":its-"
-MODEL_LIST_TTL_S = 10.0
+Sticky = Literal["query", "user", "key", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """One public model name. `is_local`: its upstream reads the very weight files of its checkpoint."""
+class Alias:
+    """A public name that stands for models by weight; 0 keeps a model ready without traffic."""
 
     name: str
-    members: tuple[Member, ...]
-    rules: VoteRules
-    requires_verified: bool = False
-    is_local: bool = False
+    shares: tuple[tuple[Served, int], ...]
+    sticky: Sticky = "query"
 
-    @property
-    def is_ensemble(self) -> bool:
-        return len(self.members) > 1
+    def choose(self, traits: Mapping[str, str | None]) -> Served:
+        """The model for one query. The same trait gets the same model for as long as that serves, and a
+        change of weights moves only as many traits as it must."""
+        weighted = [(served, weight) for served, weight in self.shares if weight > 0]
+        usable = [share for share in weighted if share[0].is_serving] or weighted
+        trait = traits.get(self.sticky)
+        return max(usable, key=lambda share: log(_uniform(self.name, share[0].name, trait)) / share[1])[0]
 
-    @property
-    def handshakes(self) -> tuple[Handshake, ...]:
-        return tuple(member.handshake for member in self.members if isinstance(member.handshake, Handshake))
 
-    @property
-    def is_serving(self) -> bool:
-        return all(handshake.is_serving for handshake in self.handshakes)
-
-    def require_serving(self) -> None:
-        for member, handshake in zip(self.members, self.handshakes, strict=True):
-            handshake.require_serving(member.name, verified=self.requires_verified)
+def _uniform(alias: str, model: str, trait: str | None) -> float:
+    """A number in (0, 1), for a trait always the same (weighted rendezvous hashing takes its logarithm)."""
+    if trait is None:
+        return 1.0 - random.random() or 1.0
+    drawn = blake2b("\0".join((alias, model, trait)).encode("utf-8", "surrogatepass"), digest_size=8)
+    return (int.from_bytes(drawn.digest(), "big") + 1) / (2**64 + 1)
 
 
 @dataclass(slots=True)
 class Catalog:
-    """`open_upstream` answers for model names nobody configured: passed through, never rewritten."""
+    """`open_upstream` answers for model names nobody configured: by the manifest they are found with, or passed on."""
 
     served: Mapping[str, Served]
     upstreams: Sequence[Upstream]
-    open_upstream: Upstream | None = None
-    _listed: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    _listed_until: float = 0.0
-    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
+    open_upstream: OpenUpstream | None = None
 
-    async def resolve(self, name: str) -> tuple[Served, dict[str, Any]]:
-        """A request's model name -> what is served, and the overrides its suffix asks for. Exact names come first."""
-        if (served := await self._find(name)) is not None:
+    async def resolve(self, name: str, traits: Mapping[str, str | None] = {}) -> tuple[Served, dict[str, Any]]:
+        """A request's model name -> what is served, and the overrides its suffix asks for. Exact names come first.
+
+        `traits`: what an alias may stick to, by kind. Raises ModelNotFound.
+        """
+        if (served := await self._find(name, traits)) is not None:
             return served, {}
         base, separator, suffix = name.rpartition(SUFFIX)
-        if separator and (served := await self._find(base)) is not None:
+        if separator and (served := await self._find(base, traits)) is not None:
             return served, _suffix_overrides(suffix)
-        known = ", ".join(sorted(self.served)[:8]) or "none"
+        known = ", ".join(sorted({*self.aliases, *self.served})[:8]) or "none"
         raise ModelNotFound(f"no model named {name[:200]!r} is served here", param="model", hint=f"served: {known}")
 
     async def cards(self) -> list[dict[str, Any]]:
         """`GET /v1/models`: every name one may ask for, with its pair and the state of its handshake."""
-        cards = [_card(served) for served in self.served.values()]
+        cards = [_alias_card(alias) for alias in self.aliases.values()]
+        cards += [_card(served) for served in self.served.values()]
         if self.open_upstream is not None:
-            try:
-                listed = await self._open_models(self.open_upstream)
-            except UpstreamError:
-                listed = {}
-            advice = "no manifest: passed through, neither rewritten nor voted"
-            cards += [{**card, "its": {"handshake": "none", "advice": advice}} for name, card in listed.items()
-                      if name not in self.served]  # fmt: skip
+            listed = await self.open_upstream.cards()
+            cards += [{**listed.get(name, {}), **_card(served)} for name, served in self.open_upstream.served.items()]
         return cards
 
     @property
     def is_ready(self) -> bool:
         return any(served.is_serving for served in self.served.values()) or self.open_upstream is not None
 
-    async def watch(self, on_change: Callable[[str, Verdict], None]) -> None:
-        """Runs every handshake; ends when all have a verdict."""
-        async with asyncio.TaskGroup() as group:
-            for served in self.served.values():
-                if not served.is_ensemble:
-                    self._start_handshake(group, served, on_change)
+    def targets(self) -> Iterator[Target]:
+        """Every target once, those of models that were found included."""
+        yield from self.configured_targets()
+        for served in self.open_upstream.served.values() if self.open_upstream is not None else ():
+            yield from served.targets
 
-    def _start_handshake(
-        self, group: asyncio.TaskGroup, served: Served, on_change: Callable[[str, Verdict], None]
-    ) -> None:
-        member = served.members[0]
-        if member.checkpoint is None or not served.handshakes or served.handshakes[0].state != "pending":
-            return
-        group.create_task(
-            served.handshakes[0].run(
-                member.checkpoint,
-                member.upstream,
-                member.served_name,
-                is_local=served.is_local,
-                on_change=lambda verdict: on_change(served.name, verdict),
-            )
-        )
+    def configured_targets(self) -> Iterator[Target]:
+        """The members of ensembles are models themselves."""
+        for served in self.served.values():
+            if not served.is_ensemble:
+                yield from served.targets
 
     async def close(self) -> None:
         for upstream in self.upstreams:
             await upstream.close()
 
-    async def _find(self, name: str) -> Served | None:
+    async def _find(self, name: str, traits: Mapping[str, str | None]) -> Served | None:
+        if name in self.aliases:
+            return self.aliases[name].choose(traits)
         if name in self.served:
             return self.served[name]
-        if self.open_upstream is not None and name in await self._open_models(self.open_upstream):
-            return passed_through(name, self.open_upstream, name)
-        return None
-
-    async def _open_models(self, upstream: Upstream) -> Mapping[str, Mapping[str, Any]]:
-        """The upstream's own list, asked for anew every few seconds, by one request for all that wait."""
-        async with self._listing:
-            now = asyncio.get_running_loop().time()
-            if now >= self._listed_until:
-                cards = await upstream.models()
-                self._listed = {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
-                self._listed_until = now + MODEL_LIST_TTL_S
-            return self._listed
-
-
-def passed_through(name: str, upstream: Upstream, served_name: str) -> Served:
-    """A model without a manifest: nothing to check, nothing to rewrite, no vote."""
-    member = Member(name, upstream, served_name, None, Handshake(NO_MANIFEST))
-    return Served(name, (member,), VoteRules(mode="off", n=1))
-
-
-def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:
-    """The manifest's advice under the operator's overrides; `max_n` lowers an advised n, and refuses an asked one."""
-    advice = checkpoint.manifest.vote
-    rules: dict[str, Any] = {"max_n": max_n}
-    if advice is not None:
-        rules |= {
-            "n": min(advice.n, max_n),
-            "stop": advice.stop,
-            "answer": advice.answer,
-            "min_agreement": advice.min_agreement,
-        }
-    return VoteRules(**rules | {key: value for key, value in overrides.items() if value is not None})
+        return await self.open_upstream.find(name) if self.open_upstream is not None else None
 
 
 def _suffix_overrides(suffix: str) -> dict[str, Any]:
@@ -158,15 +115,46 @@ def _suffix_overrides(suffix: str) -> dict[str, Any]:
 
 
 def _card(served: Served) -> dict[str, Any]:
-    pairs = [member.checkpoint.pair_id if member.checkpoint else None for member in served.members]
-    strategies = [member.checkpoint.serve.strategy.name if member.checkpoint else None for member in served.members]
-    its: dict[str, Any] = {
-        "pair_id": None if served.is_ensemble else pairs[0],
-        "strategy": None if served.is_ensemble else strategies[0],
-        "handshake": [h.state for h in served.handshakes] if served.is_ensemble else served.handshakes[0].state,
-        "reason": None if served.is_ensemble else served.handshakes[0].verdict.reason,
-        "n": served.rules.n,
-    }
+    model = served.models[0]
+    its: dict[str, Any]
     if served.is_ensemble:
-        its["members"] = [member.name for member in served.members]
+        its = {
+            "pair_id": None, "strategy": None, "handshake": [_state(m) for m in served.models], "reason": None,
+            "n": served.rules.n, "members": [m.name for m in served.models],
+        }  # fmt: skip
+    else:
+        best = _best(model)
+        its = {
+            "pair_id": model.checkpoint.pair_id if model.checkpoint else None,
+            "strategy": model.checkpoint.serve.strategy.name if model.checkpoint else None,
+            "handshake": best.state,
+            "reason": best.verdict.reason,
+            "n": served.rules.n,
+        }
+        if best.verdict == NO_MANIFEST:
+            its["advice"] = "`its-proxy manifest init` declares one"
+        if len(model.targets) > 1:
+            its["targets"] = [
+                {"target": t.upstream.name, "handshake": t.state, "reason": t.verdict.reason} for t in model.targets
+            ]
     return {"id": served.name, "object": "model", "created": 0, "owned_by": "its-proxy", "its": its}
+
+
+def _alias_card(alias: Alias) -> dict[str, Any]:
+    shares = {served.name: weight for served, weight in alias.shares}
+    return {"id": alias.name, "object": "model", "created": 0, "owned_by": "its-proxy",
+            "its": {"alias_of": shares, "sticky": alias.sticky, "handshake": _alias_state(alias)}}  # fmt: skip
+
+
+def _alias_state(alias: Alias) -> list[str]:
+    return [_state(model) for served, _ in alias.shares for model in served.models]
+
+
+def _state(model: Model) -> str:
+    return _best(model).state
+
+
+def _best(model: Model) -> Target:
+    """The target that speaks for the model: one that serves, else one that may still come."""
+    order = ("verified", "none", "unverified", "pending", "mismatch")
+    return min(model.targets, key=lambda target: order.index(target.state))

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,16 +10,18 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from its_proxy.codesign.errors import NotPermitted, RequestError
-from its_proxy.plan import Plan, make_plan
+from its_proxy.codesign.errors import NotPermitted, QuorumLost, RequestError, UpstreamError
+from its_proxy.codesign.query import user_turns
+from its_proxy.plan import Member, Plan, make_plan
 from its_proxy.protocol.chat import ChatRequest, read_body, read_chat
 from its_proxy.protocol.its import ItsRequest
 from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Outcome, sample
 from its_proxy.server.auth import Caller
-from its_proxy.server.catalog import Served
-from its_proxy.server.context import MODEL, REQUEST_ID, STREAM, caller_of, context_of
+from its_proxy.server.context import MODEL, REQUEST_ID, STREAM, caller_of, context_of, tenant_of, traits_of
+from its_proxy.server.served import Served
+from its_proxy.targets import Route
 from its_proxy.upstreams.base import Body, Upstream
 
 HEADERS_AFTER_S = 1.0
@@ -30,14 +32,40 @@ _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cac
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     caller = caller_of(request)
     chat = read_chat(read_body(await read_bytes(request)))
-    served, overrides = await context_of(request).catalog.resolve(chat.model)
+    served, chat = await _resolve(request, chat, caller)
+    members = served.members(caller.salt(tenant_of(request, caller, chat.body)))
+    try:
+        return await _answer(request, chat, served, members, caller)
+    except (UpstreamError, QuorumLost):
+        again, _ = await _resolve(request, chat, caller)
+        if again is served or STREAM in request or any(_was_begun(member) for member in members):
+            raise
+        # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
+        members = again.members(caller.salt(tenant_of(request, caller, chat.body)))
+        return await _answer(request, chat, again, members, caller)
+
+
+async def _resolve(request: web.Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
+    first = next((message for message in chat.messages if message["role"] == "user"), None)
+    turns = user_turns([first]) if first is not None else []
+    traits = traits_of(chat.body, caller, turns[0].text if turns else None)
+    served, overrides = await context_of(request).catalog.resolve(chat.model, traits)
     request[MODEL] = served.name
-    chat = _with_suffix(chat, overrides)
+    return served, _with_suffix(chat, overrides)
+
+
+def _was_begun(member: Member) -> bool:
+    return isinstance(member.upstream, Route) and member.upstream.was_begun
+
+
+async def _answer(
+    request: web.Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller
+) -> web.StreamResponse:
     served.require_serving()
-    if served.members[0].checkpoint is None:
-        return await _pass_through(request, chat, served)
+    if served.checkpoint is None and not served.is_ensemble:
+        return await _pass_through(request, chat, served, members[0])
     _require_rights(chat.its, caller)
-    plan = make_plan(chat, served.members, served.rules, caller.rights, chat.model)
+    plan = make_plan(chat, members, served.rules, caller.rights, chat.model)
     if chat.its.explain:
         return json_reply(explanation(plan), headers_of(plan))
     if not chat.is_stream:
@@ -134,13 +162,12 @@ async def _running(work: Any) -> AsyncIterator[asyncio.Task[Any]]:
             task.exception()  # looked at, or asyncio would report what nobody waits for any more
 
 
-async def _pass_through(request: web.Request, chat: ChatRequest, served: Served) -> web.StreamResponse:
+async def _pass_through(request: web.Request, chat: ChatRequest, served: Served, member: Member) -> web.StreamResponse:
     """A model without a manifest: the request goes on as it came, under the name that its upstream knows."""
     if chat.its.model_fields_set:
         raise RequestError(
             f"{served.name} has no manifest, so its-proxy neither rewrites nor votes", param="its", hint="leave its out"
         )
-    member = served.members[0]
     body = {**chat.body, "model": member.served_name}
     if chat.is_stream:
         return await _relay(request, member.upstream, body, {})

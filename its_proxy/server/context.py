@@ -2,7 +2,9 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -40,6 +42,21 @@ def context_of(request: web.Request) -> Context:
 def caller_of(request: web.Request) -> Caller:
     """Raises Unauthenticated."""
     return context_of(request).doorkeeper.admit(request.headers.get("Authorization"))
+
+
+def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> str | None:
+    """Whom the caller speaks for: believed only of keys with the right `front`. None: itself."""
+    source = context_of(request).settings.tenant_from
+    if source == "key" or "front" not in caller.rights:
+        return None
+    tenant = body.get("user") if source == "user" else request.headers.get(source.removeprefix("header:"))
+    return tenant if isinstance(tenant, str) else None
+
+
+def traits_of(body: Mapping[str, Any], caller: Caller, query: str | None) -> dict[str, str | None]:
+    """What an alias may stick to."""
+    user = body.get("user")
+    return {"query": query, "key": caller.name, "user": user if isinstance(user, str) else caller.name, "none": None}
 
 
 def new_request_id(presented: str | None) -> str:

@@ -1,15 +1,20 @@
 """Prometheus metrics; every label comes from the configuration or from a closed set, never from a client."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from its_proxy import __version__
 from its_proxy.sampling import Outcome, generated_tokens
+from its_proxy.targets import Target
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
-class Metrics:
+class Metrics(Collector):
     """One registry a server, so that two servers in one process (as in tests) do not share counts."""
 
     def __init__(self) -> None:
@@ -34,10 +39,8 @@ class Metrics:
         self.tokens = Counter(
             "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
         )
-        self.handshake = Gauge(
-            "its_proxy_handshake_state", "1 for the current state of a model's handshake", ["model", "state"],
-            registry=registry,
-        )  # fmt: skip
+        self._targets: Callable[[], Iterable[Target]] = tuple
+        registry.register(self)
         self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
         self.build.labels(__version__).set(1)
 
@@ -52,9 +55,27 @@ class Metrics:
             if outcome.vote.is_tie:
                 self.ties.labels(model).inc()
 
-    def set_handshake(self, model: str, state: str) -> None:
-        for known in ("pending", "verified", "unverified", "mismatch"):
-            self.handshake.labels(model, known).set(1 if known == state else 0)
+    def follow(self, targets: Callable[[], Iterable[Target]]) -> None:
+        """From now on these targets are told about, as they stand when the metrics are read."""
+        self._targets = targets
+
+    def collect(self) -> Iterator[Metric]:
+        """What the targets themselves know, for the registry."""
+        labels = ["model", "target"]
+        state = GaugeMetricFamily(
+            "its_proxy_handshake_state", "1 for the current state of a target's handshake", labels=[*labels, "state"]
+        )
+        in_flight = GaugeMetricFamily("its_proxy_target_inflight", "Candidates in flight at a target", labels=labels)
+        ejections = CounterMetricFamily(
+            "its_proxy_target_ejections", "Times that a failing target was left alone for a while", labels=labels
+        )
+        for target in self._targets():
+            place = [target.model, target.upstream.name]
+            in_flight.add_metric(place, target.n_in_flight)
+            ejections.add_metric(place, target.n_ejections)
+            for known in ("pending", "verified", "unverified", "mismatch") if target.state != "none" else ():
+                state.add_metric([*place, known], known == target.state)
+        yield from (state, in_flight, ejections)
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

@@ -6,62 +6,129 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 
 import structlog
 from aiohttp import web
 
 from its_proxy.codesign.errors import ConfigError, ItsError
-from its_proxy.handshake import Verdict
+from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
 from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
-from its_proxy.settings import Settings
+from its_proxy.server.engine import VllmEngine
+from its_proxy.server.reload import Reloader
+from its_proxy.settings import QUICK_UPSTREAM, Settings
+from its_proxy.targets import FIRST_RETRY_S, Target
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 
 log = structlog.get_logger("its_proxy")
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
-def run(settings: Settings, on_ready: Callable[[str, Context], None]) -> None:
-    """Serves until a signal ends it. Raises ItsError for what makes serving impossible.
+def run(
+    settings: Settings,
+    on_ready: Callable[[str, Context], None],
+    read: Callable[[], Settings] | None = None,
+    engine: VllmEngine | None = None,
+) -> None:
+    """Serves until a signal ends it; a second one ends it at once. Raises ItsError for what makes serving impossible.
 
-    `on_ready` gets the base URL once the port is open and, for embedded models, the engine is loaded.
+    `on_ready` gets the base URL once the port is open and the engine, vLLM or the embedded one, is loaded.
+    `read` gives the settings anew when SIGHUP asks for it.
     """
-    _configure_logs(settings.log_level)
+    configure_logs(settings.log_level)
     context = build_context(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(context, on_ready))
+        try:
+            runner.run(_serve(context, on_ready, read, engine))
+        except asyncio.CancelledError:
+            raise ItsError("ended at once by a second signal; what was in flight is lost") from None
 
 
-async def _serve(context: Context, on_ready: Callable[[str, Context], None]) -> None:
-    ending: asyncio.Future[ItsError | None] = asyncio.get_running_loop().create_future()
+async def _serve(
+    context: Context,
+    on_ready: Callable[[str, Context], None],
+    read: Callable[[], Settings] | None,
+    engine: VllmEngine | None,
+) -> None:
+    loop, this = asyncio.get_running_loop(), asyncio.current_task()
+    assert this is not None
+    ending: asyncio.Future[ItsError | None] = loop.create_future()
 
-    def end() -> None:
+    def end(failure: ItsError | None = None) -> None:
         if not ending.done():
-            ending.set_result(None)
+            ending.set_result(failure)
 
-    _on_signals(end)
-    settings = context.settings
+    reloader = Reloader(context, read, end)
+    _on_signals(lambda: this.cancel() if ending.done() else end(), reloader.reload)
     runner = create_runner(context)
-    await runner.setup()
-    watch: asyncio.Task[None] | None = None
+    # vLLM ends last: until then it may be needed for the answers in flight.
+    async with engine or nullcontext():
+        await runner.setup()
+        watching: asyncio.Task[None] | None = None
+        try:
+            if engine is not None:
+                _hold(context, f"vLLM is {engine.stage}")
+            url = await _listen(runner, context.settings)
+            await _start_engines(context)
+            if engine is None:
+                reloader.start()
+                on_ready(url, context)
+            else:
+                engine.say(f"its-proxy listens at {url}, and is not ready before vLLM is")
+                ready = partial(on_ready, url, context)
+                watching = asyncio.create_task(_watch_engine(engine, context, reloader, ready, end))
+            failure = await ending
+            context.is_draining = True
+            if failure is not None:
+                raise failure
+        finally:
+            if watching is not None:
+                watching.cancel()
+            await reloader.stop()
+            try:
+                await runner.cleanup()
+            finally:
+                await context.catalog.close()
+
+
+async def _watch_engine(
+    engine: VllmEngine,
+    context: Context,
+    reloader: Reloader,
+    on_ready: Callable[[], None],
+    end: Callable[[ItsError], None],
+) -> None:
+    """Starts vLLM, opens its models when it answers, and ends the server when it ends. The port is open all along."""
+    others = [target for target in context.catalog.targets() if target.upstream.name != QUICK_UPSTREAM]
     try:
-        url = await _listen(runner, settings)
-        await _start_engines(context)
-        watch = asyncio.create_task(_watch(context, ending))
-        on_ready(url, context)
-        failure = await ending
-        context.is_draining = True
-        if failure is not None:
-            raise failure
-    finally:
-        if watch is not None:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
-        await runner.cleanup()
-        await context.catalog.close()
+        await engine.start()
+        if others:
+            reloader.start()
+        await engine.until_healthy(lambda stage: _hold(context, f"vLLM is {stage}"))
+        for target in _engine_targets(context):
+            target.verdict = NO_MANIFEST if target.checkpoint is None else PENDING
+            target.retry_in_s = FIRST_RETRY_S
+        reloader.start()
+        on_ready()
+        end(await engine.end())
+    except ItsError as error:
+        end(error)
+    except Exception as error:
+        log.exception("a defect of its-proxy: vLLM is not watched any more")
+        end(ItsError(f"vLLM is not watched any more: {error}"))
+
+
+def _hold(context: Context, reason: str) -> None:
+    for target in _engine_targets(context):
+        target.verdict = Verdict("pending", reason)
+        target.retry_in_s = 5.0  # what clients are told to wait
+
+
+def _engine_targets(context: Context) -> list[Target]:
+    return [target for target in context.catalog.targets() if target.upstream.name == QUICK_UPSTREAM]
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:
@@ -83,33 +150,12 @@ async def _start_engines(context: Context) -> None:
             await upstream.start()
 
 
-async def _watch(context: Context, ending: "asyncio.Future[ItsError | None]") -> None:
-    """Runs the handshakes; under `strict` a mismatch ends the server."""
-
-    def on_change(model: str, verdict: Verdict) -> None:
-        context.metrics.set_handshake(model, verdict.state)
-        report = log.warning if verdict.state in ("mismatch", "pending") else log.info
-        report("handshake", model=model, state=verdict.state, reason=verdict.reason)
-        if verdict.state == "mismatch" and context.settings.strict and not ending.done():
-            hint = "the manifest and the live server disagree"
-            ending.set_result(ConfigError(f"{model}: {verdict.reason}", hint=hint))
-
-    for name, served in context.catalog.served.items():
-        if not served.is_ensemble:
-            context.metrics.set_handshake(name, served.handshakes[0].state)
-    try:
-        await context.catalog.watch(on_change)
-    except Exception as error:
-        log.exception("a defect of its-proxy: the handshakes ended")
-        if not ending.done():
-            ending.set_result(ItsError(f"the handshakes ended: {error}"))
-
-
-def _on_signals(end: Callable[[], object]) -> None:
+def _on_signals(end: Callable[[], object], reload: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with suppress(NotImplementedError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+    with suppress(NotImplementedError, AttributeError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
+        loop.add_signal_handler(signal.SIGHUP, reload)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -120,7 +166,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _configure_logs(level: str) -> None:
+def configure_logs(level: str) -> None:
     """One line an event on stderr: for a person at a terminal in words, else JSON. Never prompts, answers or keys."""
     is_terminal = sys.stderr.isatty()
     last: Iterable[structlog.typing.Processor] = (

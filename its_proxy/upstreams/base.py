@@ -32,7 +32,10 @@ class Upstream(Protocol):
     All of them raise the `UpstreamError` family, and nothing else, for what goes wrong behind them.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For logs, metrics and replies."""
+        ...
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         """One candidate, asked for plainly (not streamed)."""

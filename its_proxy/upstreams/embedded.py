@@ -131,6 +131,7 @@ class EmbeddedUpstream:
 
     def __init__(self, name: str, checkpoints: Mapping[str, Path], *, max_queue: int = 64, threads: int = 1) -> None:
         self.name = name
+        self.folders = dict(checkpoints)
         self._engine = Engine(checkpoints, max_queue=max_queue, threads=threads)
         self._arrived: list[_Call] = []
 

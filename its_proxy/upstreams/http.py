@@ -45,7 +45,10 @@ class RetryBudget:
 
 
 class HttpUpstream:
-    """`url` ends where the routes begin (`http://gpu:8000/v1`); times are in seconds."""
+    """`url` ends where the routes begin (`http://gpu:8000/v1`); times are in seconds.
+
+    `poll_s`: how often its model list is worth looking at. `identity`: whatever its owner tells it apart by.
+    """
 
     def __init__(
         self,
@@ -57,8 +60,13 @@ class HttpUpstream:
         first_byte_timeout_s: float = 600.0,
         idle_timeout_s: float = 60.0,
         max_connections: int = 1024,
+        cache_salt: bool | None = None,
+        poll_s: float = 10.0,
+        identity: str = "",
     ) -> None:
         self.name = name
+        self.poll_s = poll_s
+        self.identity = identity
         self._url = url.rstrip("/")
         self._key = key
         self._first_byte_timeout_s = first_byte_timeout_s
@@ -67,6 +75,13 @@ class HttpUpstream:
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
         self._budget = RetryBudget()
+        self._cache_salt = cache_salt
+        self._is_vllm = False
+
+    @property
+    def takes_cache_salt(self) -> bool:
+        """Whether a `cache_salt` may be sent: as set, else where the server has said that it is vLLM."""
+        return self._is_vllm if self._cache_salt is None else self._cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         data = orjson.dumps(dict(body))
@@ -91,7 +106,9 @@ class HttpUpstream:
         cards = document.get("data")
         if not isinstance(cards, list):
             raise BadPayload("the upstream's model list is not a list")
-        return [card for card in cards if isinstance(card, dict)]
+        cards = [card for card in cards if isinstance(card, dict)]
+        self._is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
+        return cards
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         response = await self._twice(lambda: self._open(method, path, body or None, content_type, None))

@@ -11,15 +11,22 @@ Nothing is ever evaluated (no powers, no roots), every scan is linear, and an an
 
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-AnswerKind: TypeAlias = Literal["boxed", "number", "final_line"]
+from its_proxy.voting.json_answers import read_json, shown, spelled
+from its_proxy.voting.letters import read_letter
+
+AnswerKind: TypeAlias = Literal["boxed", "number", "final_line", "letter", "json", "tool_calls"]
 
 FormType: TypeAlias = Literal[
-    "integer", "rational", "infinity", "letter", "tuple", "set", "interval", "decimal", "text"
+    "integer", "rational", "infinity", "letter", "json", "tool_calls", "tuple", "set", "interval", "decimal", "text"
 ]
+
+NO_CALL = "no call"
+"""The answer of a candidate that calls no tool, where tool calls are what is voted on."""
 
 MAX_ANSWER_CHARS = 512
 """A longer "answer" is not a short value: its candidate abstains."""
@@ -30,7 +37,7 @@ MAX_DIGITS = 64
 MAX_DEPTH = 4
 """Brackets nested deeper than this stay text."""
 
-_EXACT_SCALARS = frozenset({"integer", "rational", "infinity", "letter"})
+_EXACT_SCALARS = frozenset({"integer", "rational", "infinity", "letter", "json", "tool_calls"})
 _CONTAINERS = frozenset({"tuple", "set", "interval"})
 
 
@@ -75,18 +82,35 @@ def proven_different(first: Answer, second: Answer) -> bool:
 
 
 def read_answer(text: str, kind: AnswerKind) -> Answer | None:
-    """The last answer after the reasoning part, or None: then the candidate abstains."""
+    """The last answer after the reasoning part, or None: then the candidate abstains.
+
+    No text holds tool calls: `messages.py` reads those.
+    """
     final_part = after_reasoning(text)
-    if final_part is None:
+    if final_part is None or kind not in _READERS:
         return None
     written = _READERS[kind](final_part)
     if written is None or len(written) > MAX_ANSWER_CHARS:
         return None
-    form = normal_form(written)
+    answer = answer_of(written, kind)
+    form = answer.form
     # A box with only "?" or dots in it is a candidate that did not answer.
     if form.type == "text" and not form.parts and not any(character.isalnum() for character in form.value):
         return None
-    return Answer(written, form)
+    return answer
+
+
+def answer_of(written: str, kind: AnswerKind) -> Answer:
+    """An answer that was read before (a report's, or a gold one), as `read_answer` gives it."""
+    match kind:
+        case "letter" if re.fullmatch("[A-Ja-j]", written):
+            return Answer(written.upper(), Form("letter", written.upper()))
+        case "json" | "tool_calls":
+            spelling = spelled(written)
+            # What is not JSON is "no call", or a spelling that was cut short and ends in its digest.
+            text = written if spelling is None else shown(spelling)
+            return Answer(text, Form(kind, text))
+    return Answer(written, normal_form(written))
 
 
 def after_reasoning(text: str) -> str | None:
@@ -186,7 +210,13 @@ def _final_line(text: str) -> str | None:
     return _boxed(value) if _BOX.search(value) else value.removesuffix(".")
 
 
-_READERS = {"boxed": _boxed, "number": _number, "final_line": _final_line}
+_READERS: dict[str, Callable[[str], str | None]] = {
+    "boxed": _boxed,
+    "number": _number,
+    "final_line": _final_line,
+    "letter": read_letter,
+    "json": read_json,
+}
 
 
 # --- normal forms ----------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from its_proxy.codesign.errors import RequestError
+from its_proxy.codesign.manifest import VoteAdvice
 from its_proxy.protocol.its import ItsReply, ItsRequest, json_schema, read_its
+from its_proxy.voting.answers import AnswerKind
+from its_proxy.voting.stop import StopName
 
 
 def test_nothing_asked_is_nothing_overridden():
@@ -29,6 +33,8 @@ def test_a_whole_number_is_an_agreement_too():
         ({"k" * 1_000: 1}, ("its." + "k" * 1_000)[:100], "unknown key"),
         ({"n": True}, "its.n", "integer"),
         ({"n": 4.0}, "its.n", "integer"),
+        ({"answer": "essay"}, "its.answer", "'boxed'"),
+        ({"stop": "sometimes"}, "its.stop", "'beta'"),
         ({"min_agreement": 0}, "its.min_agreement", "greater than 0"),
     ],
 )
@@ -43,6 +49,13 @@ def test_every_key_of_the_design_is_in_a_reply():
     designed = """version strategy pair_id handshake target n answer agreement votes abstained lost stopped tie seed
     sampling cancelled usage_winner forced degraded consensus members"""
     assert set(designed.split()) <= set(ItsReply.model_fields)
+
+
+def test_a_manifest_knows_the_same_rules_and_kinds_as_a_vote():
+    """The manifest spells them out itself: both sides read it, and it imports nothing of a vote's."""
+    advice = VoteAdvice.model_fields
+    assert get_args(advice["answer"].annotation) == get_args(AnswerKind)
+    assert get_args(advice["stop"].annotation) == get_args(StopName)
 
 
 def test_the_published_schema_is_that_of_the_code():

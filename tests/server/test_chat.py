@@ -88,7 +88,7 @@ class TestTheReply:
         script = by_index(*[box(7)] * 5, *[box(8)] * 2, Say("cut", finish_reason="length"))
         async with serving_script(script, checkpoint) as (server, _):
             reply = await server.ask(seed=100, its={"stop": "none"})
-            pair_id = server.context.catalog.served["model"].members[0].checkpoint.pair_id
+            pair_id = server.context.catalog.served["model"].checkpoint.pair_id
         assert reply.headers["x-its-pair"] == pair_id[:16]
         assert reply.headers["x-its-votes"] == "7/8/8"
         assert reply.headers["x-its-agreement"] == "0.7143"

@@ -65,7 +65,7 @@ async def test_each_candidate_is_rewritten_through_its_own_manifest(tmp_path):
 async def test_members_are_reported_and_nothing_is_said_of_one_strategy(tmp_path):
     async with three(tmp_path) as (server, _):
         reply = await server.ask(model="all", its={"stop": "none", "candidates": True})
-        pairs = [server.context.catalog.served[name].members[0].checkpoint.pair_id for name in STRATEGIES]
+        pairs = [server.context.catalog.served[name].checkpoint.pair_id for name in STRATEGIES]
     its = reply.json["its"]
     assert (its["strategy"], its["pair_id"], its["handshake"], its["target"]) == (None, None, None, None)
     assert its["members"] == [
@@ -112,14 +112,18 @@ async def test_explain_shows_what_each_member_would_be_sent(tmp_path):
     assert [(member["model"], member["strategy"]) for member in plan["members"]] == list(STRATEGIES.items())
 
 
-async def test_one_mismatched_member_takes_the_ensemble_away_and_nothing_else(tmp_path):
+async def test_a_mismatched_member_is_never_asked_and_its_share_of_the_candidates_is_lost(tmp_path):
     async with three(tmp_path, broken=["two"]) as (server, upstreams):
-        for name in ("all", "two"):
-            reply = await server.ask(model=name)
-            assert (reply.status, reply.error["code"]) == (503, "model_mismatch")
-            assert "two is not served" in reply.error["message"]
-            assert reply.headers["x-should-retry"] == "false"
-            assert int(reply.headers["Retry-After"]) >= 1
+        reply = await server.ask(model="two")
+        assert (reply.status, reply.error["code"]) == (503, "model_mismatch")
+        assert "two is not served" in reply.error["message"]
+        assert reply.headers["x-should-retry"] == "false"
+        assert int(reply.headers["Retry-After"]) >= 1
+        reply = await server.ask(model="all", its={"stop": "none"})
+        assert (reply.status, reply.json["its"]["votes"], reply.json["its"]["lost"]) == (200, {"7": 6}, 3)
+        lost = {member["model"]: (member["handshake"], member["lost"]) for member in reply.json["its"]["members"]}
+        assert lost == {"one": ("unverified", 0), "three": ("unverified", 0), "two": ("mismatch", 3)}
+        assert reply.headers["x-its-degraded"] == "lost 3"
         for name in ("one", "three"):
             assert (await server.chat(model=name))[0] == 200
         assert not upstreams["two"].bodies
@@ -131,6 +135,27 @@ async def test_one_mismatched_member_takes_the_ensemble_away_and_nothing_else(tm
             "all": ["unverified", "mismatch", "unverified"],
         }
         assert (await server.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize(("quorum", "status"), [(0.5, 503), (0.3, 200)])
+async def test_members_missing_below_the_quorum_are_told_before_anything_is_asked(tmp_path, quorum, status):
+    async with three(tmp_path, broken=["one", "two"], vote={"quorum": quorum}) as (server, upstreams):
+        reply = await server.ask(model="all", its={"stop": "none"})
+        assert reply.status == status
+        assert len(upstreams["three"].bodies) == (3 if status == 200 else 0)
+        off = await server.ask(model="all:its-off")
+        assert off.status == status, "without a vote a serving member is asked, where the ensemble serves at all"
+
+
+async def test_ballots_weigh_what_their_member_weighs(tmp_path):
+    def script(name, body):
+        return Say("\\boxed{5}" if name == "one" else "\\boxed{7}")
+
+    ensembles = {"all": {"members": {"one": 5, "two": 1, "three": 1}}}
+    async with three(tmp_path, script, ensembles=ensembles) as (server, _):
+        _, completion = await server.chat(model="all", its={"stop": "none", "candidates": True})
+    assert completion["its"]["votes"] == {"5": 15, "7": 6}
+    assert {c["member"]: c["weight"] for c in completion["its"]["candidates"]} == {"one": 5, "two": 1, "three": 1}
 
 
 async def test_an_ensemble_streams_its_vote(tmp_path):

@@ -22,7 +22,7 @@ class TestModels:
         async with serving_script(Say(), checkpoint) as (server, _):
             listed = (await server.get("/v1/models")).json
             shown = (await server.get("/v1/models/model")).json
-            pair_id = server.context.catalog.served["model"].members[0].checkpoint.pair_id
+            pair_id = server.context.catalog.served["model"].checkpoint.pair_id
         assert listed == {"object": "list", "data": [shown]}
         assert (shown["id"], shown["object"], shown["owned_by"]) == ("model", "model", "its-proxy")
         assert shown["its"]["pair_id"] == pair_id
@@ -33,7 +33,7 @@ class TestModels:
             upstream.models += ["org/other"]
             listed = (await server.get("/v1/models")).json["data"]
             assert [card["id"] for card in listed] == ["model", "org/other"]
-            assert listed[0]["its"]["advice"].startswith("no manifest")
+            assert listed[0]["its"]["reason"].startswith("no manifest")
             assert (await server.get("/v1/models/org/other")).json["id"] == "org/other"
 
     async def test_an_open_upstream_that_is_down_lists_nothing(self):

@@ -93,7 +93,7 @@ class TestStart:
 
     async def test_a_checkpoint_that_is_no_folder_is_one_clear_line(self, tmp_path):
         ended = await command("serve", "--upstream", NOWHERE, "--checkpoint", tmp_path / "nowhere")
-        assert is_one_clear_line(ended, "nowhere is not a folder")
+        assert is_one_clear_line(ended, "nowhere is not there")
 
     async def test_a_mismatch_found_by_the_live_handshake_ends_a_strict_server(self, tmp_path):
         checkpoint = write_checkpoint(tmp_path / "checkpoint", manifest("random"))
@@ -101,10 +101,9 @@ class TestStart:
             ended = await command("serve", "--port", 0, "--upstream", upstream.url, "--model", "model",
                                   "--checkpoint", checkpoint)  # fmt: skip
         assert ended.code == 1
-        assert [line for line in ended.err.splitlines() if line.startswith("Error: ")] == [
-            "Error: model: probe 0 renders to other tokens than recorded (from token 0 of "
-            f"{len(rewritten_probe())} on) (the manifest and the live server disagree)"
-        ]
+        [line] = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
+        assert line.startswith("Error: model: probe 0 renders to other tokens than recorded")
+        assert f"of {len(rewritten_probe())} on" in line
         assert "Traceback" not in ended.err
 
     async def test_the_same_mismatch_does_not_end_a_server_that_is_not_strict(self, tmp_path):

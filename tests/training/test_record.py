@@ -6,13 +6,13 @@ import pytest
 
 from its_proxy.checkpoint import check_weights, open_checkpoint
 from its_proxy.codesign.errors import DigestMismatch, ManifestError
-from its_proxy.codesign.manifest import Evaluation, Pair, VoteAdvice
+from its_proxy.codesign.manifest import Evaluation, Pair, ProbeReply, VoteAdvice
 from its_training.arms import side_of
-from its_training.files import file_sha256, save_checkpoint
+from its_training.files import file_sha256, load_checkpoint, save_checkpoint
 from its_training.pretrain import build_model, build_tokenizer
 from its_training.problems import held_out
 from its_training.recipe import DemoRecipe, tiny
-from its_training.record import Reference, measure_probes, seal, teacher_forced
+from its_training.record import Reference, mean_difference, measure_probes, reply_of, seal, teacher_forced
 
 RECIPE = tiny(DemoRecipe())
 VOTE = VoteAdvice(n=8, temperature=0.8, top_p=1.0, max_tokens=96, answer="boxed", stop="exact")
@@ -60,6 +60,35 @@ def test_a_probe_is_measured_token_by_token_for_every_reference(probes):
         assert probe.logprobs.this != probe.logprobs.base
         assert probe.messages[0]["content"].endswith(probe.query)
         assert probe.completion_token_ids
+
+
+def test_the_noise_is_what_the_same_weights_show_in_another_dtype(probes):
+    """Measured in bf16 against fp32: not nothing, and far less than what lies between two checkpoints."""
+    for probe in probes:
+        assert 0 < probe.logprobs.noise < mean_difference(probe.logprobs.this, probe.logprobs.base) / 5
+
+
+def test_a_probe_tells_what_the_serving_route_makes_of_its_completion(folders, probes):
+    _, tokenizer = load_checkpoint(folders["this"])
+    for probe in probes:
+        said = tokenizer.decode(probe.completion_token_ids, skip_special_tokens=True)
+        assert probe.reply == ProbeReply(content=said, reasoning=None)
+        assert "<|im_" not in said
+
+
+@pytest.mark.parametrize(("prompt", "completion", "content"), [
+    ("2+3?", "5", "5"),
+    ("2+3?", "<think>2+3</think>5", None),
+    ("2+3?", "2+3</think>5", None),
+    ("2+3?", "<think>2+3", None),
+    ("2+3?<think>", "2+3", None),
+    ("2+3?<think></think>", "5", "5"),
+])  # fmt: skip
+def test_a_reply_with_thoughts_in_it_is_left_open(folders, prompt, completion, content):
+    """Training does not know whether a server will parse them out; `manifest init` asks one."""
+    _, tokenizer = load_checkpoint(folders["this"])
+    reply = reply_of(tokenizer, tokenizer.encode(prompt), [*tokenizer.encode(completion), tokenizer.eos_token_id])
+    assert reply == (None if content is None else ProbeReply(content=content, reasoning=None))
 
 
 def test_teacher_forcing_gives_what_stepwise_reading_gives(folders, probes):

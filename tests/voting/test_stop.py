@@ -2,7 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
+from math import comb
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.voting.answers import Answer, normal_form
-from its_proxy.voting.stop import RULES, is_decided
+from its_proxy.voting.stop import RULES, SURE, StopName, is_decided, n_to_start
 from its_proxy.voting.tally import Ballot, majority_vote
 
 
@@ -72,13 +75,127 @@ class TestExactWithMinAgreement:
         assert is_decided("exact", ballots("1", "1", "1", "2"), 0, 1, min_agreement=0.9)
 
 
+def chance_of_lead(n_for: int, n_against: int) -> Fraction:
+    """P(p > 1/2) under Beta(n_for + 1, n_against + 1), by integrating p^n_for (1-p)^n_against term by term."""
+
+    def integral(low: Fraction, high: Fraction) -> Fraction:
+        terms = [(comb(n_against, k) * (-1) ** k, n_for + k + 1) for k in range(n_against + 1)]
+        return sum((Fraction(sign, power) * (high**power - low**power) for sign, power in terms), Fraction(0))
+
+    return integral(Fraction(1, 2), Fraction(1)) / integral(Fraction(0), Fraction(1))
+
+
+class TestBeta:
+    @pytest.mark.parametrize(("n_for", "n_against"), [(k, m) for k in range(12) for m in range(5) if k > m])
+    def test_it_stops_where_the_posterior_says_so(self, n_for, n_against):
+        cast = ballots(*["1"] * n_for, *["2"] * n_against)
+        assert is_decided("beta", cast, 0, 1_000) == (chance_of_lead(n_for, n_against) >= SURE)
+
+    def test_four_of_four_are_enough_and_three_are_not(self):
+        assert not is_decided("beta", ballots("1", "1", "1"), 0, 13)
+        assert is_decided("beta", ballots("1", "1", "1", "1"), 0, 12)
+
+    def test_what_is_certain_is_probable_enough(self):
+        assert is_decided("beta", ballots("1", "1", "1"), 0, 2)
+
+    def test_abstentions_are_no_evidence_about_the_leader(self):
+        assert is_decided("beta", ballots("1", "1", "1", "1"), 50, 12)
+        assert not is_decided("beta", [], 50, 12)
+
+    def test_only_the_runner_up_counts_against_the_leader(self):
+        assert is_decided("beta", ballots(*["1"] * 6, "2", "3", "4", "A"), 0, 50)
+        assert not is_decided("beta", ballots(*["1"] * 6, "2", "2", "4", "A"), 0, 50)
+
+    def test_rivals_that_may_turn_out_equal_count_together(self):
+        assert is_decided("beta", ballots(*["1"] * 7, "2", "3"), 0, 50)
+        assert not is_decided("beta", ballots(*["1"] * 7, "x+1", "1+x"), 0, 50)
+
+    def test_one_heavy_ballot_does_not_decide_alone(self):
+        assert not is_decided("beta", [Ballot(0, answer("1"), 100)], 0, 1_000)
+        assert not is_decided("beta", [Ballot(0, answer("1"), 100)], 0, 1_000, min_agreement=0.5)
+        many = [Ballot(index, answer("1"), 100 if index == 0 else 1) for index in range(4)]
+        assert is_decided("beta", many, 0, 1_000)
+
+    def test_heads_alone_do_not_outvote_weight(self):
+        cast = [*(Ballot(index, answer("1")) for index in range(6)), Ballot(6, answer("2"), 5)]
+        assert not is_decided("beta", cast, 0, 100)
+
+    def test_equal_weights_change_nothing(self):
+        for n in range(1, 8):
+            cast = ballots(*["1"] * n, "2")
+            heavy = [Ballot(ballot.index, ballot.answer, 7) for ballot in cast]
+            assert is_decided("beta", cast, 0, 100) == is_decided("beta", heavy, 0, 700)
+
+    def test_with_a_floor_the_verdict_must_be_as_probable(self):
+        four = ballots("1", "1", "1", "1")
+        assert is_decided("beta", four, 0, 100, min_agreement=0.5)
+        assert not is_decided("beta", four, 0, 100, min_agreement=0.8)
+        assert is_decided("beta", ballots(*["1"] * 14), 0, 100, min_agreement=0.8)
+        assert is_decided("beta", ballots(*["1"] * 8, "2"), 20, 100, min_agreement=0.8)
+
+    def test_much_evidence_is_judged_too(self):
+        assert is_decided("beta", [Ballot(k, answer("1"), 999) for k in range(500)], 0, 10**6)
+        cast = [Ballot(k, answer("12"[k % 2]), 999) for k in range(500)]
+        assert not is_decided("beta", cast, 0, 10**6)
+
+
+class TestHowManyToStart:
+    @pytest.mark.parametrize("n", range(1, 17))
+    def test_the_first_wave_is_the_least_that_could_decide(self, n):
+        assert n_to_start("exact", [], 0, [], [1] * n) == n // 2 + 1
+        assert n_to_start("beta", [], 0, [], [1] * n) == min(4, n // 2 + 1)
+        assert n_to_start("none", [], 0, [], [1] * n) == n
+
+    def test_a_floor_asks_for_more(self):
+        assert n_to_start("exact", [], 0, [], [1] * 8, 0.75) == 6
+        assert n_to_start("exact", [], 0, [], [1] * 8, 0.9) == 8
+
+    def test_weights_count_and_not_heads(self):
+        assert n_to_start("exact", [], 0, [], [5, 1, 1]) == 1
+        assert n_to_start("exact", [], 0, [], [1, 1, 5]) == 3
+
+    def test_none_while_the_running_ones_could_decide_alone(self):
+        assert n_to_start("exact", ballots("1", "1"), 0, [1, 1, 1], [1, 1, 1]) == 0
+
+    def test_as_many_as_are_missing_once_they_cannot(self):
+        assert n_to_start("exact", ballots("1", "2"), 0, [1, 1, 1], [1, 1, 1]) == 1
+        assert n_to_start("exact", ballots("1", "2", "A"), 0, [1, 1], [1, 1, 1]) == 1
+        assert n_to_start("exact", ballots("1", "2", "2"), 0, [], [1] * 5) == 3
+
+    def test_all_of_them_where_no_agreement_would_do(self):
+        assert n_to_start("exact", ballots("1", "1", "2", "2"), 0, [], [1, 1]) == 2
+
+    def test_a_new_answer_needs_as_many_whatever_abstained(self):
+        assert n_to_start("exact", [], 3, [], [1] * 5) == 3
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.sampled_from(["1", "2", "x"]), max_size=6), st.lists(st.integers(1, 3), max_size=4),
+           st.lists(st.integers(1, 3), max_size=6), st.sampled_from(["exact", "beta", "none"]),
+           st.sampled_from([None, 0.5, 0.8]))  # fmt: skip
+    def test_it_is_the_least_number_that_could_decide(self, texts, running, waiting, rule, min_agreement):
+        cast = ballots(*texts)
+        n_more = n_to_start(rule, cast, 1, running, waiting, min_agreement)
+        leader = max(sorted(set(texts), key=texts.index), key=texts.count, default="A")
+
+        def decides(n: int) -> bool:
+            agreeing = [*running, *waiting[:n]]
+            future = [Ballot(len(cast) + k, answer(leader), weight) for k, weight in enumerate(agreeing)]
+            return is_decided(rule, [*cast, *future], 1, sum(waiting[n:]), min_agreement)
+
+        assert n_more == next(n for n in range(len(waiting) + 1) if decides(n))
+
+
+def test_every_named_rule_is_registered():
+    assert set(get_args(StopName)) == set(RULES)
+
+
 def test_the_rule_none_waits_for_everyone():
     assert not is_decided("none", ballots("1", "1", "1"), 0, 1)
     assert is_decided("none", ballots("1", "1", "1"), 0, 0)
 
 
 def test_an_unknown_rule_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"'sometimes'.*exact, none"):
+    with pytest.raises(ConfigError, match=r"'sometimes'.*exact, beta, none"):
         is_decided("sometimes", [], 0, 1)
 
 

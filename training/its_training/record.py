@@ -4,7 +4,6 @@ The manifest is sealed last and at once: a folder holds a whole manifest that ma
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from its_proxy.codesign.manifest import (
     Manifest,
     Pair,
     Probe,
+    ProbeReply,
     Side,
     VoteAdvice,
     parse_manifest,
@@ -25,10 +25,12 @@ from its_proxy.codesign.manifest import (
 )
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import rewrite
+from its_proxy.seal import manifest_bytes, replace_file
+from its_proxy.voting.answers import after_reasoning
 from its_training.files import load_checkpoint
 
 if TYPE_CHECKING:
-    from transformers import Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 MAX_PROBE_TOKENS = 128
 """Prompt and completion together: servers spend memory on each token whose log-probability is asked for."""
@@ -45,8 +47,12 @@ class Reference:
 def measure_probes(
     folder: Path, side: Side, queries: Sequence[str], base: Reference, siblings: Sequence[Reference]
 ) -> list[Probe]:
-    """A probe for each query: its rewrite, its tokens, the greedy completion, measured in fp32 from the saved files."""
+    """A probe for each query: its rewrite, its tokens, the greedy completion, measured in fp32 from the saved files.
+
+    `noise` tells how far the same weights lie from themselves when they are computed with in bf16.
+    """
     model, tokenizer = load_checkpoint(folder)
+    rounding = _in_bfloat16(folder)
     references = {other.name: load_checkpoint(other.folder)[0] for other in (base, *siblings)}
     recipe = recipe_of(side, taxonomy_pool())
 
@@ -55,11 +61,12 @@ def measure_probes(
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
         completion = _greedy(model, prompt)
         tokens = [*prompt, *completion]
+        this = teacher_forced(model, tokens)
         logprobs = Logprobs(
-            this=teacher_forced(model, tokens),
+            this=this,
             base=teacher_forced(references[base.name], tokens),
             siblings={sibling.name: teacher_forced(references[sibling.name], tokens) for sibling in siblings},
-            noise=0.0,
+            noise=mean_difference(this, teacher_forced(rounding, tokens)),
         )
         return Probe(
             query=query,
@@ -68,6 +75,7 @@ def measure_probes(
             completion_token_ids=completion,
             dtype="float32",
             logprobs=logprobs,
+            reply=reply_of(tokenizer, prompt, completion),
         )
 
     return [measure(query) for query in queries]
@@ -89,6 +97,12 @@ def _greedy(model: "Qwen2ForCausalLM", prompt: list[int]) -> list[int]:
     return completion
 
 
+def _in_bfloat16(folder: Path) -> "Qwen2ForCausalLM":
+    import torch
+
+    return load_checkpoint(folder)[0].to(torch.bfloat16)
+
+
 def teacher_forced(model: "Qwen2ForCausalLM", tokens: Sequence[int]) -> list[float]:
     """Log-probability, in nats, of each token after the first given those before it, to four decimals."""
     import torch
@@ -97,6 +111,21 @@ def teacher_forced(model: "Qwen2ForCausalLM", tokens: Sequence[int]) -> list[flo
     with torch.inference_mode():
         logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
     return [round(value, 4) for value in logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()]
+
+
+def mean_difference(left: Sequence[float], right: Sequence[float]) -> float:
+    """Mean absolute difference, in nats, to four decimals."""
+    return round(sum(abs(a - b) for a, b in zip(left, right, strict=True)) / len(left), 4)
+
+
+def reply_of(
+    tokenizer: "PreTrainedTokenizerFast", prompt: Sequence[int], completion: Sequence[int]
+) -> ProbeReply | None:
+    """The completion as servers reply with it; None where it holds thoughts, which a parser may take out or not."""
+    said = tokenizer.decode(completion)
+    if after_reasoning(said) != said or after_reasoning(tokenizer.decode(prompt)) is None:
+        return None
+    return ProbeReply(content=tokenizer.decode(completion, skip_special_tokens=True), reasoning=None)
 
 
 def seal(
@@ -121,32 +150,11 @@ def seal(
         "evaluation": [row.model_dump(mode="json", exclude_unset=True) for row in evaluation],
         "provenance": dict(provenance),
     }
-    data = (_pretty(document) + "\n").encode()
+    data = manifest_bytes(document)
     manifest = parse_manifest(data)
     config_path = folder / "config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config["its"] = {"schema_version": SCHEMA_VERSION, "pair_id": manifest.pair_id}
-    _replace(config_path, (json.dumps(config, indent=2) + "\n").encode())
-    _replace(folder / FILE_NAME, data)
+    replace_file(config_path, (json.dumps(config, indent=2) + "\n").encode())
+    replace_file(folder / FILE_NAME, data)
     return manifest
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """The whole new content or the whole old one, also after a crash: written aside, synced, renamed."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
-def _pretty(value: Any, indent: str = "") -> str:
-    """JSON for people: one key a line, but lists of numbers, which are long here, on a single line each."""
-    inner = indent + " "
-    if isinstance(value, dict) and value:
-        lines = (f"{inner}{json.dumps(key)}: {_pretty(item, inner)}" for key, item in value.items())
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        return "[\n" + ",\n".join(f"{inner}{_pretty(item, inner)}" for item in value) + f"\n{indent}]"
-    return json.dumps(value, ensure_ascii=False)

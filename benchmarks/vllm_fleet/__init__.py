@@ -1,0 +1,1 @@
+"""its-proxy before three real vLLM servers: roll-over, lost servers, an ensemble, many clients."""

@@ -1,0 +1,132 @@
+"""How soon does vLLM hold no request any more, after a decided stop, a client that leaves, and a deadline?
+
+Looked at through `/metrics` every few milliseconds: running and waiting requests together. A round
+counts only if candidates were still being generated when it was stopped.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from random import Random
+
+from benchmarks.vllm_vote.kept import Kept, Record
+from benchmarks.vllm_vote.servers import DEADLINE_S, LONG_TOKENS, Servers
+from benchmarks.vllm_vote.tables import quantile, table
+from benchmarks.vllm_vote.tokens import only_right_ones_end
+from its_proxy.candidates import Item
+from its_proxy.statistics import wilson
+
+WITHIN_S = 1.0
+N = 8
+LONG = {"max_tokens": LONG_TOKENS, "ignore_eos": True, "its": {"n": N, "vote": "always"}}
+
+
+async def _decided(servers: Servers, item: Item, random: Random) -> tuple[float, int]:
+    """The vote is decided while those with another answer write on."""
+    fields = {"its": {"n": N, "vote": "always", "stop": "exact"}, "seed": random.getrandbits(30)}
+    n_finished = await servers.n_finished()
+    reply = await servers.ask(item.query, "long", **fields, **only_right_ones_end(item))
+    idle_s = await _until_idle(servers, reply.received_at)
+    if reply.json["its"]["stopped"] != "decided":
+        return idle_s, 0
+    return idle_s, N - (await servers.n_finished() - n_finished)
+
+
+async def _left(servers: Servers, item: Item, random: Random, *, is_stream: bool = False) -> tuple[float, int]:
+    """The client closes its connection in the middle."""
+    asking = asyncio.create_task(servers.ask(item.query, "long", **LONG, stream=is_stream))
+    while not asking.done() and await servers.vllm.n_running() < N:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(random.uniform(0, 0.5))
+    n_running = await servers.vllm.n_running()
+    left_at = asyncio.get_running_loop().time()
+    asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+    return await _until_idle(servers, left_at), n_running
+
+
+async def _left_stream(servers: Servers, item: Item, random: Random) -> tuple[float, int]:
+    return await _left(servers, item, random, is_stream=True)
+
+
+async def _deadline(servers: Servers, item: Item, random: Random) -> tuple[float, int]:
+    """Counted from the deadline itself, not from the reply that tells of it."""
+    n_finished = await servers.n_finished()
+    reply = await servers.ask(item.query, "hurried", **LONG)
+    idle_s = await _until_idle(servers, reply.sent_at + DEADLINE_S)
+    if reply.status != 504:
+        return idle_s, 0
+    return idle_s, N - (await servers.n_finished() - n_finished)
+
+
+ENDS: dict[str, Callable[[Servers, Item, Random], Awaitable[tuple[float, int]]]] = {
+    "decided stop": _decided,
+    "client leaves, plain": _left,
+    "client leaves, streamed": _left_stream,
+    "deadline": _deadline,
+}
+SINCE = {"decided stop": "the reply", "deadline": "the deadline"}
+
+
+async def ask(servers: Servers, item: Item, end: str, number: int) -> Record:
+    """One round: seconds until idle, and how many candidates were cut off."""
+    idle_s, n_cut = await ENDS[end](servers, item, Random(f"{end}:{number}"))
+    return {"end": end, "number": number, "idle_s": idle_s, "n_cut": n_cut}
+
+
+def hardest_first(items: Sequence[Item]) -> list[Item]:
+    """Longer problems have more steps: of their candidates more are wrong, and are left when the vote is decided."""
+    return sorted(items, key=lambda item: len(item.query), reverse=True)
+
+
+def n_counting(kept: Kept, end: str) -> int:
+    """Rounds so far in which something was cut off."""
+    return len(_counting(kept, end))
+
+
+def waiting(kept: Kept, end: str, n_rounds: int) -> bool:
+    return n_counting(kept, end) < n_rounds
+
+
+_INTRO = """
+{n_rounds} rounds each of {n} candidates, until `vllm:num_requests_running` and `vllm:num_requests_waiting` were 0
+together. Each look takes some milliseconds, which are part of what is measured. Rounds in which nothing was left to cut
+off do not count: where all candidates had the right answer, they ended together.
+"""
+
+
+def report(kept: Kept, n_rounds: int) -> str:
+    if any(waiting(kept, end, n_rounds) for end in ENDS):
+        return "Not measured."
+    intro = _INTRO.strip().format(n_rounds=n_rounds, n=N)
+    return intro + "\n\n" + table([_cells(kept, end, n_rounds) for end in ENDS])
+
+
+async def _until_idle(servers: Servers, since: float) -> float:
+    """Seconds from `since` until vLLM held no request."""
+    await servers.vllm.until_idle(timeout_s=30)
+    return asyncio.get_running_loop().time() - since
+
+
+def _counting(kept: Kept, end: str) -> list[Record]:
+    return [record for record in kept.where(end=end) if record["n_cut"] > 0]
+
+
+def _cells(kept: Kept, end: str, n_rounds: int) -> dict[str, object]:
+    records = _counting(kept, end)[:n_rounds]
+    seconds = [record["idle_s"] for record in records]
+    n_within = sum(time <= WITHIN_S for time in seconds)
+    return {
+        "after": end,
+        "counted from": SINCE.get(end, "the close"),
+        "rounds": len(records),
+        "asked": len(kept.where(end=end)),
+        "candidates cut off": sum(record["n_cut"] for record in records),
+        "idle within 1 s": f"{n_within} of {len(records)}",
+        "95% interval of that share": wilson(n_within, len(records)),
+        **{f"{name}, ms": f"{1000 * quantile(seconds, share):.0f}" for name, share in _SHARES.items()},
+    }
+
+
+_SHARES = {"least": 0.0, "median": 0.5, "90%": 0.9, "most": 1.0}

@@ -1,0 +1,96 @@
+"""A public model name: what stands behind it, how it votes, and whether it can be asked now."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from its_proxy.checkpoint import Checkpoint
+from its_proxy.plan import Member, VoteRules
+from its_proxy.targets import Missing, Route, Target, choose
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One checkpoint at one or several targets. `weight` is what each of its ballots counts in an ensemble."""
+
+    name: str
+    checkpoint: Checkpoint | None
+    targets: tuple[Target, ...]
+    weight: int = 1
+
+    @property
+    def is_serving(self) -> bool:
+        return any(target.is_serving for target in self.targets)
+
+    def require_serving(self) -> None:
+        """Raises ModelUnavailable with the reason that promises most: what is pending may still come."""
+        if not self.is_serving:
+            min(self.targets, key=lambda target: target.state != "pending").require_serving()
+
+    def member(self, salt: str | None) -> Member:
+        """The model as one query asks it: by a route that begins at its least loaded target."""
+        target = choose(self.targets)
+        if target is not None:
+            route = Route(target, self.targets, salt)
+            return Member(self.name, route, target.served_name, self.checkpoint, route, self.weight)
+        away = self.targets[0]
+        missing = Missing(away.upstream.name, f"{self.name} serves nowhere: {away.verdict.reason}")
+        return Member(self.name, missing, away.served_name, self.checkpoint, away, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One public model name: a model, or the members of an ensemble."""
+
+    name: str
+    models: tuple[Model, ...]
+    rules: VoteRules
+
+    @property
+    def is_ensemble(self) -> bool:
+        return len(self.models) > 1
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The first model's: an ensemble has manifests throughout."""
+        return self.models[0].checkpoint
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(target for model in self.models for target in model.targets)
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a vote can reach its quorum: an ensemble serves without a member or two."""
+        serving = sum(model.is_serving for model in self.models)
+        return serving > 0 and serving >= ceil(self.rules.quorum * len(self.models))
+
+    def require_serving(self) -> None:
+        if not self.is_serving:
+            for model in self.models:
+                model.require_serving()
+
+    def members(self, salt: str | None = None) -> list[Member]:
+        """As one query asks them, those that serve first: where no vote is held, the first is the one asked."""
+        models = sorted(self.models, key=lambda model: not model.is_serving)
+        return [model.member(salt) for model in models]
+
+
+def passed_through(name: str, targets: Sequence[Target]) -> Served:
+    """A model without a manifest: nothing to check, nothing to rewrite, no vote."""
+    return Served(name, (Model(name, None, tuple(targets)),), VoteRules(mode="off", n=1))
+
+
+def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:
+    """The manifest's advice under the operator's overrides; `max_n` lowers an advised n, and refuses an asked one."""
+    advice = checkpoint.manifest.vote
+    rules: dict[str, Any] = {"max_n": max_n}
+    if advice is not None:
+        rules |= {
+            "n": min(advice.n, max_n),
+            "stop": advice.stop,
+            "answer": advice.answer,
+            "min_agreement": advice.min_agreement,
+        }
+    return VoteRules(**rules | {key: value for key, value in overrides.items() if value is not None})

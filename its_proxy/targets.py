@@ -1,0 +1,334 @@
+"""Where a model runs: its targets, each with the verdict on it, its load and its health, and a query's way to one.
+
+A target gets queries only while its handshake holds. It is examined once at the start, and again when its
+upstream comes back, its model list changes, the pair's name answers 404, or `recheck_s` has passed.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Literal, TypeVar
+
+from its_proxy.checkpoint import Checkpoint
+from its_proxy.codesign.errors import (
+    ModelUnavailable,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamUnreachable,
+)
+from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
+from its_proxy.upstreams.base import Body, Completion, RawReply, Upstream
+
+_Result = TypeVar("_Result")
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
+FAILURES_TO_EJECT = 3
+FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 30.0
+
+
+class Target:
+    """One upstream model that queries may be sent to. `checkpoint` None: passed through, nothing to examine.
+
+    `is_local`: the upstream reads the very weight files of the checkpoint. `needs_verified`: unverified is
+    not enough. `recheck_s`: seconds between routine examinations, None for never.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        upstream: Upstream,
+        served_name: str,
+        checkpoint: Checkpoint | None,
+        *,
+        verdict: Verdict = PENDING,
+        is_local: bool = False,
+        is_drained: bool = False,
+        needs_verified: bool = False,
+        weights: Literal["check", "skip"] = "check",
+        recheck_s: float | None = None,
+    ) -> None:
+        self.model = model
+        self.upstream = upstream
+        self.served_name = served_name
+        self.checkpoint = checkpoint
+        self.verdict = NO_MANIFEST if checkpoint is None and verdict is PENDING else verdict
+        self.is_local = is_local
+        self.is_drained = is_drained
+        self.needs_verified = needs_verified
+        self.weights = weights
+        self.recheck_s = recheck_s
+        self.n_in_flight = 0
+        self.n_ejections = 0
+        self.retry_in_s = FIRST_RETRY_S
+        self._n_suspicions = 0
+        self._failures = 0
+        self._ejected_until = 0.0
+        self._wake = asyncio.Event()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for targets that are the same to a server whose settings are read again."""
+        pair = self.checkpoint.pair_id if self.checkpoint is not None else None
+        return (self.model, id(self.upstream), self.served_name, pair)
+
+    @property
+    def state(self) -> State:
+        return self.verdict.state
+
+    @property
+    def is_serving(self) -> bool:
+        served: tuple[State, ...] = ("verified", "none") if self.needs_verified else ("verified", "unverified", "none")
+        return self.state in served
+
+    @property
+    def is_ejected(self) -> bool:
+        return monotonic() < self._ejected_until
+
+    def require_serving(self) -> None:
+        """Raises ModelUnavailable, with the reason, unless queries may be sent here."""
+        if self.is_serving:
+            return
+        if self.state == "pending":
+            raise ModelUnavailable(
+                f"{self.model} is not ready: {self.verdict.reason}", code="model_pending", retry_after_s=self.retry_in_s
+            )
+        raise ModelUnavailable(
+            f"{self.model} is not served: {self.verdict.reason}", code=f"model_{self.state}",
+            hint="the checkpoint's manifest and the live server disagree"
+            if self.state == "mismatch" else "handshake: require is set for it",
+        )  # fmt: skip
+
+    # -- the verdict ---------------------------------------------------------------------------------------------------
+
+    async def watch(self, on_change: Callable[[Verdict], None]) -> None:
+        """Keeps the verdict up to date for as long as it runs; ends only where nothing can change any more."""
+        while self.checkpoint is not None:
+            self._wake.clear()
+            n_suspicions = self._n_suspicions
+            verdict = await self._examined(self.checkpoint)
+            if n_suspicions != self._n_suspicions:
+                continue  # what was examined may not be what stands there now
+            if verdict != self.verdict:
+                if self.state == "pending":
+                    self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
+                self.verdict = verdict
+                on_change(verdict)
+            if self.is_local and verdict.state != "pending":
+                return
+            await self._pause()
+
+    def recheck(self) -> None:
+        """Examine again soon; until then the verdict stands."""
+        self._wake.set()
+
+    def suspect(self, reason: str) -> bool:
+        """Examine again before anything else is sent here; whether that changed the verdict."""
+        was_serving = self.checkpoint is not None and self.state in ("verified", "unverified")
+        if was_serving:
+            self.verdict = Verdict("pending", reason)
+            self._n_suspicions += 1
+            self.retry_in_s = FIRST_RETRY_S
+            self._wake.set()
+        return was_serving
+
+    async def _examined(self, checkpoint: Checkpoint) -> Verdict:
+        report = await examine(
+            checkpoint, self.upstream, self.served_name, is_local=self.is_local, weights=self.weights
+        )
+        if report.verdict.state == "pending" and self.state in ("verified", "unverified") and await self._is_listed():
+            # The server is there under the pair's name and had no room for a probe: load is no reason to leave it.
+            return self.verdict
+        return report.verdict
+
+    async def _is_listed(self) -> bool:
+        try:
+            return any(card.get("id") == self.served_name for card in await self.upstream.models())
+        except UpstreamError:
+            return False
+
+    async def _pause(self) -> None:
+        """Until the next examination is due, or something calls for one."""
+        is_pending = self.state == "pending"
+        wait_s = self.retry_in_s * random.uniform(0.75, 1.25) if is_pending else self.recheck_s
+        self.retry_in_s = min(2 * self.retry_in_s, LAST_RETRY_S) if is_pending else FIRST_RETRY_S
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        if is_pending:
+            await asyncio.sleep(FIRST_RETRY_S)  # many lost calls wake at once, and one examination answers them all
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        with self._counted():
+            return await self.upstream.complete(body, request_id)
+
+    @asynccontextmanager
+    async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        with self._counted():
+            async with self.upstream.stream(body, request_id) as chunks:
+                yield chunks
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        with self._counted():
+            return await self.upstream.forward(method, path, body, content_type)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """One call: in flight while it runs, and counted for the target's health by how it ends."""
+        self.n_in_flight += 1
+        try:
+            yield
+        except UpstreamError as error:
+            self._failed(error)
+            raise
+        else:
+            self._failures, self._ejected_until = 0, 0.0
+        finally:
+            self.n_in_flight -= 1
+
+    def _failed(self, error: UpstreamError) -> None:
+        """A 4xx is about the request and never ejects, but a 404 for the pair's own name is about the target."""
+        if isinstance(error, UpstreamUnreachable) and self.checkpoint is not None:
+            self.suspect(str(error))
+        elif is_unknown_name(error) and self.checkpoint is not None:
+            self.suspect(f"upstream {self.upstream.name} answered 404 to {self.served_name}")
+        elif not (isinstance(error, UpstreamBusy) or (isinstance(error, UpstreamRejected) and error.status < 500)):
+            self._wake.set()  # a broken connection may be the end of the server that was examined
+            if not self.is_ejected:  # calls that were in flight together fail together, and tell of one failure
+                self._failures += 1
+                if self._failures >= FAILURES_TO_EJECT:
+                    self._eject()
+
+    def _eject(self) -> None:
+        longest = min(FIRST_EJECTION_S * 2 ** (self._failures - FAILURES_TO_EJECT), LAST_EJECTION_S)
+        self._ejected_until = monotonic() + longest * random.uniform(0.75, 1.25)
+        self.n_ejections += 1
+
+
+def cost_nothing(error: UpstreamError) -> bool:
+    """Whether the call certainly began nothing: no connection, no room, or no such name."""
+    return isinstance(error, UpstreamUnreachable | UpstreamBusy) or is_unknown_name(error)
+
+
+def is_unknown_name(error: UpstreamError) -> bool:
+    return isinstance(error, UpstreamRejected) and error.status == 404
+
+
+def choose(targets: Sequence[Target], besides: Target | None = None) -> Target | None:
+    """The serving target with the least candidates in flight; ejected or drained ones only where no other is left."""
+    serving = [target for target in targets if target.is_serving and target is not besides]
+    # The random number: queries that are planned in the same moment must not all find the same target idle.
+    return min(
+        serving,
+        key=lambda target: (target.is_drained, target.is_ejected, target.n_in_flight, random.random()),
+        default=None,
+    )
+
+
+@dataclass(slots=True)
+class Route:
+    """One query's way to a model: an Upstream. All its candidates go to one target of several.
+
+    A call that certainly cost nothing there (no connection, no room, no such name) is asked once elsewhere, and the
+    calls after it go there at once. `salt` goes along where the upstream is known to take one. `was_begun`: some
+    call may have cost something, so the query is not asked again as a whole.
+    """
+
+    target: Target
+    targets: Sequence[Target]
+    salt: str | None = None
+    was_begun: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.target.upstream.name
+
+    @property
+    def state(self) -> State:
+        return self.target.state
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        target = self.target
+        try:
+            return await self._begin(target.complete(self._body(target, body), request_id))
+        except UpstreamError as error:
+            other = self._elsewhere(target, error)
+        return await self._begin(other.complete(self._body(other, body), request_id))
+
+    @asynccontextmanager
+    async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        target = self.target
+        async with AsyncExitStack() as stack:
+            try:
+                stream = target.stream(self._body(target, body), request_id)
+                chunks = await self._begin(stack.enter_async_context(stream))
+            except UpstreamError as error:
+                other = self._elsewhere(target, error)
+                stream = other.stream(self._body(other, body), request_id)
+                chunks = await self._begin(stack.enter_async_context(stream))
+            yield chunks
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        return await self.target.upstream.models()
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        return await self.target.forward(method, path, body, content_type)
+
+    async def close(self) -> None:
+        """The upstreams are the catalog's to close."""
+
+    async def _begin(self, call: Awaitable[_Result]) -> _Result:
+        try:
+            result = await call
+        except UpstreamError as error:
+            self.was_begun |= not cost_nothing(error)
+            raise
+        self.was_begun = True
+        return result
+
+    def _body(self, target: Target, body: Body) -> Body:
+        salted = self.salt is not None and getattr(target.upstream, "takes_cache_salt", False)
+        return {**body, "model": target.served_name, **({"cache_salt": self.salt} if salted else {})}
+
+    def _elsewhere(self, target: Target, error: UpstreamError) -> Target:
+        """Where to ask once more; raises the error where there is nothing to gain."""
+        is_promised = target.checkpoint is not None or not is_unknown_name(error)
+        if not (cost_nothing(error) and is_promised):
+            raise error
+        other = self.target if self.target is not target else choose(self.targets, besides=target)
+        if other is None:
+            raise error
+        self.target = other
+        return other
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Stands in a vote for an ensemble's member that serves nowhere now: each of its candidates is lost."""
+
+    name: str
+    reason: str
+
+    async def complete(self, body: Body, request_id: str) -> Completion:
+        raise UpstreamUnreachable(self.reason)
+
+    @asynccontextmanager
+    async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise UpstreamUnreachable(self.reason)
+        yield
+
+    async def models(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+    async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
+        raise UpstreamUnreachable(self.reason)
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,341 @@
+"""Targets: what a verdict allows, when it is looked at again, how failures are borne, and a query's way to one."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from its_proxy.checkpoint import open_checkpoint
+from its_proxy.codesign.errors import (
+    BadPayload,
+    ModelUnavailable,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from its_proxy.handshake import Verdict
+from its_proxy.targets import FAILURES_TO_EJECT, Missing, Route, Target, choose
+from its_proxy.upstreams.http import HttpUpstream
+from tests.scripted import Say, scripted_upstream
+from tests.serving import manifest, tokens_of, write_checkpoint
+
+VERIFIED = Verdict("verified", "as recorded")
+REFUSED = UpstreamUnreachable("gone")
+BODY = {"messages": [{"role": "user", "content": "2 + 5?"}]}
+
+
+class Scripted:
+    """An upstream that answers or fails as it is told, and keeps what it was sent."""
+
+    takes_cache_salt = False
+
+    def __init__(self, name: str, *errors: UpstreamError | None) -> None:
+        self.name = name
+        self.errors = list(errors)
+        self.bodies: list[dict[str, Any]] = []
+
+    async def complete(self, body, request_id):
+        self.bodies.append(dict(body))
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
+        return {"choices": [{"message": {"content": self.name}}]}
+
+    @asynccontextmanager
+    async def stream(self, body, request_id):
+        await self.complete(body, request_id)
+
+        async def chunks():
+            yield self.name.encode()
+
+        yield chunks()
+
+    async def models(self):
+        return [{"id": "m"}]
+
+
+def checkpoint_in(folder, strategy="random"):
+    return open_checkpoint(write_checkpoint(folder, manifest(strategy)))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return checkpoint_in(tmp_path / "checkpoint")
+
+
+def target_at(upstream, checkpoint=None, verdict=VERIFIED, **fields):
+    return Target("m", upstream, "m@pair", checkpoint, verdict=verdict, **fields)
+
+
+# -- what a state allows -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("state", "serves", "serves_strictly"), [
+    ("verified", True, True), ("unverified", True, False), ("none", True, True),
+    ("pending", False, False), ("mismatch", False, False),
+])  # fmt: skip
+def test_only_examined_targets_serve(state, serves, serves_strictly, checkpoint):
+    for strictly, allowed in ((False, serves), (True, serves_strictly)):
+        target = target_at(Scripted("a"), checkpoint, Verdict(state, "why"), needs_verified=strictly)
+        assert target.is_serving is allowed
+        if allowed:
+            target.require_serving()
+        else:
+            with pytest.raises(ModelUnavailable, match=r"m is not .*: why"):
+                target.require_serving()
+
+
+def test_pending_asks_to_come_back_and_a_mismatch_does_not(checkpoint):
+    with pytest.raises(ModelUnavailable) as pending:
+        Target("m", Scripted("a"), "m", checkpoint).require_serving()
+    assert (pending.value.code, pending.value.retry_after_s, pending.value.is_retryable) == ("model_pending", 0.5, True)
+    with pytest.raises(ModelUnavailable) as mismatch:
+        target_at(Scripted("a"), checkpoint, Verdict("mismatch", "why")).require_serving()
+    assert (mismatch.value.code, mismatch.value.is_retryable) == ("model_mismatch", False)
+
+
+async def test_without_a_manifest_there_is_nothing_to_examine():
+    target = Target("m", Scripted("a"), "m", None)
+    await asyncio.wait_for(target.watch(lambda verdict: None), 5)
+    assert (target.state, target.is_serving) == ("none", True)
+
+
+# -- the verdict over time ---------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def watched(checkpoint, **fields):
+    """A target at a scripted upstream, its verdicts as they come, and the script."""
+
+    async with scripted_upstream(lambda body, number: Say("x", finish_reason="length"), ["m@pair"]) as scripted:
+        scripted.tokens = lambda body: tokens_of(body["messages"])
+        upstream = HttpUpstream("gpu", scripted.url)
+        target = Target("m", upstream, "m@pair", checkpoint, **fields)
+        target.retry_in_s = 0.01
+        verdicts: list[Verdict] = []
+        running = asyncio.create_task(target.watch(verdicts.append))
+        try:
+            yield target, verdicts, scripted
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+            await upstream.close()
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_model_that_appears_later_is_found(checkpoint):
+    async with watched(checkpoint) as (target, verdicts, scripted):
+        scripted.models[:] = ["another"]
+        await until(lambda: verdicts and verdicts[-1].state == "pending")
+        assert target.state == "pending"
+        scripted.models.append("m@pair")
+        await until(lambda: target.state == "unverified")
+    assert [verdict.state for verdict in verdicts][-2:] == ["pending", "unverified"]
+
+
+async def test_an_unreachable_upstream_is_pending_and_recovers(checkpoint, unused_tcp_port):
+    upstream = HttpUpstream("gpu", f"http://127.0.0.1:{unused_tcp_port}/v1")
+    target = Target("m", upstream, "m@pair", checkpoint)
+    target.retry_in_s = 0.01
+    verdicts: list[Verdict] = []
+    running = asyncio.create_task(target.watch(verdicts.append))
+    await until(lambda: verdicts)
+    assert "cannot be reached" in verdicts[0].reason
+    async with watched(checkpoint) as (_, _, scripted):
+        upstream._url = scripted.url
+        await until(lambda: target.state == "unverified")
+    running.cancel()
+    await asyncio.wait({running})
+    await upstream.close()
+
+
+async def test_a_recheck_finds_what_has_changed_while_the_old_verdict_serves(checkpoint):
+    async with watched(checkpoint) as (target, verdicts, scripted):
+        await until(lambda: target.state == "unverified")
+        scripted.tokens = lambda body: [1, 2, 3]
+        await asyncio.sleep(0.05)
+        assert target.is_serving, "nobody has asked yet"
+        target.recheck()
+        await until(lambda: target.state == "mismatch")
+        scripted.tokens = lambda body: tokens_of(body["messages"])
+        target.recheck()
+        await until(lambda: target.state == "unverified")
+    assert [verdict.state for verdict in verdicts] == ["unverified", "mismatch", "unverified"]
+
+
+async def test_a_routine_recheck_needs_no_one_to_ask_for_it(checkpoint):
+    async with watched(checkpoint, recheck_s=0.02) as (target, _, scripted):
+        await until(lambda: target.state == "unverified")
+        scripted.tokens = lambda body: [1, 2, 3]
+        await until(lambda: target.state == "mismatch")
+
+
+async def test_load_is_no_reason_to_leave_a_server_that_was_examined(checkpoint):
+    async with watched(checkpoint) as (target, verdicts, scripted):
+        await until(lambda: target.state == "unverified")
+        asked = len(scripted.bodies)
+        scripted.script = lambda body, number: Say(status=503)
+        target.recheck()
+        await until(lambda: len(scripted.bodies) > asked)
+        await asyncio.sleep(0.2)
+        assert target.state == "unverified"
+    assert [verdict.state for verdict in verdicts] == ["unverified"]
+
+
+async def test_a_suspected_target_gets_nothing_until_it_is_examined_again(checkpoint):
+    async with watched(checkpoint) as (target, verdicts, _):
+        await until(lambda: target.state == "unverified")
+        assert target.suspect("it answered 404")
+        assert (target.is_serving, target.verdict.reason) == (False, "it answered 404")
+        assert not target.suspect("again"), "only the first doubt changes anything"
+        await until(lambda: target.state == "unverified")
+    assert verdicts[-1].state == "unverified"
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+async def fail_with(target, *errors):
+    for error in errors:
+        target.upstream.errors = [error]
+        with pytest.raises(type(error)):
+            await target.complete(BODY, "r")
+
+
+async def test_failures_in_a_row_eject_and_a_success_forgives(checkpoint):
+    target = target_at(Scripted("a"), checkpoint)
+    broken = [UpstreamError("broke"), UpstreamTimeout("late"), BadPayload("odd"), UpstreamRejected("500", status=500)]
+    await fail_with(target, *broken[: FAILURES_TO_EJECT - 1])
+    await target.complete(BODY, "r")
+    await fail_with(target, *broken[: FAILURES_TO_EJECT - 1])
+    assert not target.is_ejected
+    await fail_with(target, broken[-1])
+    assert (target.is_ejected, target.n_ejections) == (True, 1)
+    assert target.state == "verified", "an ejection is about health, a verdict about the pair"
+
+
+@pytest.mark.parametrize("error", [
+    *[UpstreamRejected("no", status=status) for status in (400, 401, 404, 413, 422)],
+    UpstreamBusy("full", status=429), UpstreamBusy("full", status=503),
+])  # fmt: skip
+async def test_what_is_about_the_request_never_ejects(error):
+    target = Target("m", Scripted("a"), "m", None)
+    await fail_with(target, *[error] * 20)
+    assert (target.is_ejected, target.state) == (False, "none")
+
+
+@pytest.mark.parametrize("error", [UpstreamRejected("no such model", status=404), REFUSED])
+async def test_a_404_for_the_pairs_name_or_a_lost_server_calls_for_a_new_handshake(error, checkpoint):
+    target = target_at(Scripted("a"), checkpoint)
+    await fail_with(target, error)
+    assert (target.state, target.is_serving) == ("pending", False)
+
+
+async def test_a_cancelled_call_says_nothing_about_its_target(checkpoint):
+    class Slow(Scripted):
+        async def complete(self, body, request_id):
+            await asyncio.sleep(60)
+
+    target = target_at(Slow("a"), checkpoint)
+    call = asyncio.create_task(target.complete(BODY, "r"))
+    await asyncio.sleep(0)
+    assert target.n_in_flight == 1
+    call.cancel()
+    await asyncio.wait({call})
+    assert (target.n_in_flight, target.is_ejected, target.state) == (0, False, "verified")
+
+
+# -- the choice --------------------------------------------------------------------------------------------------------
+
+
+def test_the_least_loaded_healthy_target_is_chosen(checkpoint):
+    one, two, three = (target_at(Scripted(name), checkpoint) for name in "abc")
+    one.n_in_flight, two.n_in_flight, three.n_in_flight = 5, 2, 9
+    assert choose([one, two, three]) is two
+    assert choose([one, two, three], besides=two) is one
+    two.verdict = Verdict("mismatch", "why")
+    assert choose([one, two, three]) is one
+    one.is_drained = True
+    assert choose([one, two, three]) is three
+    assert choose([one, two]) is one, "a drained target is better than none"
+    assert choose([two]) is None
+
+
+def test_idle_targets_share_what_comes_at_once(checkpoint):
+    targets = [target_at(Scripted(name), checkpoint) for name in "abc"]
+    assert {choose(targets).upstream.name for _ in range(200)} == set("abc")
+
+
+# -- a query's way -----------------------------------------------------------------------------------------------------
+
+
+def route_over(*upstreams, checkpoint, salt=None):
+    targets = [target_at(upstream, checkpoint) for upstream in upstreams]
+    return Route(targets[0], targets, salt)
+
+
+@pytest.mark.parametrize("error", [REFUSED, UpstreamBusy("full"), UpstreamRejected("no such model", status=404)])
+async def test_a_call_that_cost_nothing_is_asked_once_elsewhere_and_the_others_follow(error, checkpoint):
+    a, b = Scripted("a", error), Scripted("b")
+    route = route_over(a, b, checkpoint=checkpoint)
+    for _ in range(3):
+        assert (await route.complete(BODY, "r"))["choices"][0]["message"]["content"] == "b"
+    assert (len(a.bodies), len(b.bodies), route.name) == (1, 3, "b")
+    assert b.bodies[0]["model"] == "m@pair"
+
+
+@pytest.mark.parametrize("error", [UpstreamError("broke"), UpstreamTimeout("late"), UpstreamRejected("no", status=400)])
+async def test_a_call_that_may_have_cost_something_is_lost(error, checkpoint):
+    a, b = Scripted("a", error), Scripted("b")
+    route = route_over(a, b, checkpoint=checkpoint)
+    with pytest.raises(type(error)):
+        await route.complete(BODY, "r")
+    assert (b.bodies, route.was_begun) == ([], True)
+
+
+async def test_a_call_is_moved_only_once(checkpoint):
+    a, b, c = Scripted("a", REFUSED), Scripted("b", REFUSED), Scripted("c")
+    route = route_over(a, b, c, checkpoint=checkpoint)
+    route.targets[2].n_in_flight = 9
+    with pytest.raises(UpstreamUnreachable):
+        await route.complete(BODY, "r")
+    assert (c.bodies, route.was_begun) == ([], False)
+
+
+async def test_a_stream_moves_before_its_first_byte(checkpoint):
+    a, b = Scripted("a", REFUSED), Scripted("b")
+    async with route_over(a, b, checkpoint=checkpoint).stream(BODY, "r") as chunks:
+        assert [chunk async for chunk in chunks] == [b"b"]
+
+
+async def test_a_clients_own_unknown_model_is_not_asked_for_everywhere():
+    a, b = Scripted("a", UpstreamRejected("no such model", status=404)), Scripted("b")
+    targets = [Target("m", upstream, "m", None) for upstream in (a, b)]
+    with pytest.raises(UpstreamRejected):
+        await Route(targets[0], targets).complete(BODY, "r")
+    assert b.bodies == []
+
+
+async def test_a_salt_goes_only_where_it_is_known_to_be_taken(checkpoint):
+    a, b = Scripted("a", REFUSED), Scripted("b")
+    a.takes_cache_salt = True
+    await route_over(a, b, checkpoint=checkpoint, salt="s" * 32).complete(BODY, "r")
+    assert a.bodies[0]["cache_salt"] == "s" * 32
+    assert "cache_salt" not in b.bodies[0]
+
+
+async def test_a_missing_member_loses_its_candidates_at_once():
+    missing = Missing("gpu", "m serves nowhere: why")
+    with pytest.raises(UpstreamUnreachable, match="why"):
+        await missing.complete(BODY, "r")
+    with pytest.raises(UpstreamUnreachable, match="why"):
+        async with missing.stream(BODY, "r"):
+            pass
