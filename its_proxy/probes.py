@@ -1,13 +1,19 @@
 """Asks a live server about one stored probe: the tokens it renders to, their log-probabilities, the greedy reply."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from its_proxy.codesign.errors import UpstreamRejected
 from its_proxy.codesign.manifest import Probe
 from its_proxy.evidence import read_prompt_logprobs
 from its_proxy.upstreams.base import Body, Upstream
+
+# Log-probabilities of a prompt cost a server memory for each token and word of its vocabulary, so that many
+# models at one server must not ask at the same time.
+_turns: WeakKeyDictionary[Upstream, asyncio.Lock] = WeakKeyDictionary()
 
 
 async def ask_tokens(upstream: Upstream, body: Body, number: int) -> tuple[list[Any] | None, bool]:
@@ -46,12 +52,13 @@ async def _tokens_rendered(upstream: Upstream, body: Body) -> list[Any] | None:
 
 
 async def ask_logprobs(upstream: Upstream, served_name: str, tokens: Sequence[int]) -> list[float]:
-    """What the server's model gives each of the tokens after the first, in nats.
+    """What the server's model gives each of the tokens after the first, in nats; one call an upstream at a time.
 
     Raises UpstreamError, and ValueError with one line for a reply that does not say it.
     """
     body = {"model": served_name, "prompt": list(tokens), "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    reply = await upstream.forward("POST", "completions", json.dumps(body).encode(), "application/json")
+    async with _turns.setdefault(upstream, asyncio.Lock()):
+        reply = await upstream.forward("POST", "completions", json.dumps(body).encode(), "application/json")
     return read_prompt_logprobs(reply.body, tokens)
 
 

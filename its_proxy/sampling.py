@@ -203,11 +203,13 @@ class _Query:
         )
 
     def _spent_by(self, index: int) -> dict[str, Any] | None:
-        """Of a server that counts along, silence means that nothing has been generated yet."""
+        """The last count. Of a server that counts along, silence means that nothing has been generated yet."""
         spent = self._spent.get(index)
         if spent is None or spent.usage is not None:
             return spent.usage if spent is not None else None
-        return {"completion_tokens": 0} if any(other.is_live for other in self._spent.values()) else None
+        member = self._plan.member_of(index)
+        is_live = any(other.is_live and self._plan.member_of(k) is member for k, other in self._spent.items())
+        return {"completion_tokens": 0} if is_live else None
 
     def _seed(self, index: int) -> int:
         return self._plan.seed + index
@@ -234,8 +236,11 @@ class _Query:
         return [candidate for candidate in self._received.values() if candidate.state != "lost"]
 
     def _is_refused(self) -> bool:
-        """Whether an upstream refused the request itself: it would refuse the other candidates' alike."""
-        return all(isinstance(candidate.error, UpstreamRejected) for candidate in self._received.values())
+        """Whether every member's upstream refused the request itself: it would refuse the other candidates' alike."""
+        n_members = len(self._plan.members)
+        n_heard = len({index % n_members for index in self._received})
+        is_refusal = all(isinstance(candidate.error, UpstreamRejected) for candidate in self._received.values())
+        return is_refusal and n_heard == min(n_members, self._plan.n)
 
     def _stopped(self) -> Stopped | None:
         plan = self._plan

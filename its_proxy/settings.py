@@ -362,7 +362,7 @@ def quick_model(
     fragment: dict[str, Any] = {}
     if upstream_url is not None:
         fragment["upstreams"] = {QUICK_UPSTREAM: {"url": upstream_url}}
-    name = model if model is not None or checkpoint is None else Path(checkpoint).resolve().name
+    name = model if model is not None or checkpoint is None else _name_of(Path(checkpoint))
     if name is not None:
         fields: dict[str, Any] = {}
         if upstream_url is not None:
@@ -375,6 +375,14 @@ def quick_model(
     elif served_name is not None:
         raise ConfigError("--served-name: needs --model", hint="it is the upstream's name for that model")
     return fragment
+
+
+def _name_of(checkpoint: Path) -> str:
+    """The folder's name, without what `manifest init` and `manifest bundle` put behind the model's."""
+    name = checkpoint.resolve().name
+    for suffix in (".json", ".bundle", ".its"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 def effective(settings: Settings) -> list[tuple[str, Any, str]]:

@@ -22,7 +22,7 @@ _ONCE = ("id", "type", "name", "role")
 
 @dataclass(slots=True)
 class Spent:
-    """What one call has used so far. `is_live`: its server counts along, so that the last count is a true one."""
+    """What one call has used so far. `is_live`: its server has counted before the end, so the last count stands."""
 
     usage: dict[str, Any] | None = None
     is_live: bool = False
@@ -62,7 +62,7 @@ class _Assembly:
         usage = event.get("usage")
         if isinstance(usage, dict):
             self._spent.usage = usage
-            self._spent.is_live = self._spent.is_live or bool(choices)
+            self._spent.is_live |= any(choice.get("finish_reason") is None for choice in choices or [])
         for key in event:
             if key not in ("choices", "object", "usage"):
                 _tell(self._head, key, event[key])

@@ -40,12 +40,12 @@ async def command(*arguments: object, **variables: str) -> Ended:
 
 
 @asynccontextmanager
-async def serve_command(*arguments: object, **variables: str) -> AsyncIterator[Serving]:
+async def serve_command(*arguments: object, timeout_s: float = TIMEOUT_S, **variables: str) -> AsyncIterator[Serving]:
     """`its-proxy serve` on a free port; killed at the end if it is still there."""
     process = await start("serve", "--port", 0, *arguments, **variables)
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             said = b""
             while (announced := re.search(rb"^its-proxy serves .* at (http\S+)$", said, re.MULTILINE)) is None:
                 line = await process.stderr.readline()

@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     began = time.monotonic()
 
     def log_message(self, format: str, *words: object) -> None:
-        print(f'INFO:     {self.client_address[0]} - "{format % words}"', flush=True)
+        print(f"INFO:     {self.client_address[0]} - {format % words}", flush=True)
 
     def do_GET(self) -> None:
         if self.path == "/health":

@@ -106,3 +106,21 @@ class TestRows:
 
     def test_abstaining_candidates_lower_the_agreement_and_cut_ones_do_not(self):
         assert Row.model_validate(row("a", "1", None)).vote().agreement == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers", "gold"),
+    [
+        ("json", ['{"a":1}', '{"a":1}', '{"a":2}'], '{"a": 1.0}'),
+        ("letter", ["B", "B", "C"], "b"),
+        ("tool_calls", ['[{"arguments":{},"name":"f"}]'] * 2 + ["no call"], '[{"name": "f", "arguments": {}}]'),
+        ("boxed", ["1/2", "0.5", "2"], r"\frac12"),
+    ],
+)
+def test_answers_are_read_again_by_the_kind_that_they_were_read_by(tmp_path, kind, answers, gold):
+    written = row("a", *answers, gold=gold)
+    for candidate in written["candidates"]:
+        candidate["answer_kind"] = kind
+    (saved,) = read_candidates(write(tmp_path / "candidates.jsonl", written))
+    assert saved.share_right == pytest.approx(2 / 3)
+    assert [answer_class.weight for answer_class in saved.vote().classes] == [2, 1]

@@ -12,24 +12,14 @@ from typing import Any
 
 import pytest
 
-from its_proxy import declare as declare_module
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError, ManifestError, OneSidedPair, UpstreamError, UpstreamUnreachable
 from its_proxy.codesign.manifest import Side, VoteAdvice
 from its_proxy.codesign.personas import Persona, pool_jsonl
 from its_proxy.codesign.taxonomy import GENERAL, NAMES
-from its_proxy.declare import (
-    QUERIES,
-    Declaration,
-    Declared,
-    _noise,
-    _writes_date,
-    declare,
-    n_steps,
-    personas_of,
-    write_declared,
-)
+from its_proxy.declare import Declaration, Declared, declare, n_steps, personas_of, write_declared
 from its_proxy.handshake import examine
+from its_proxy.probing import COMPLETION_TOKENS, QUERIES, _noise, _writes_date
 from its_proxy.upstreams.http import HttpUpstream
 from tests.scripted import Say, Script, ScriptedUpstream, scripted_upstream
 from tests.scripted_model import COMPLETION, REPLY, Model, logprobs_of
@@ -386,4 +376,4 @@ async def test_a_manifest_that_does_not_open_is_not_written(tmp_path, declared):
 def test_the_built_in_queries_are_few_and_short():
     assert len(QUERIES) == 8
     assert all(len(query) <= 40 for query in QUERIES)
-    assert declare_module.COMPLETION_TOKENS + 40 < 128
+    assert COMPLETION_TOKENS + 40 < 128

@@ -116,25 +116,22 @@ async def test_a_server_without_a_model_list_is_passed_through(unused_tcp_port):
     assert unreachable.state == "pending"
 
 
-async def test_one_target_of_an_upstream_is_asked_at_a_time_and_upstreams_side_by_side(checkpoint):
-    model, n_open = Model(), []
+async def test_an_upstream_that_does_not_answer_holds_up_no_other(checkpoint):
+    async with at(Model()) as (slow, _), at(Model()) as (fast, _):
+        listed, is_fast_done = slow.models, asyncio.Event()
 
-    def slowly(scripted: ScriptedUpstream) -> Any:
-        def say(body: dict[str, Any], number: int) -> Say:
-            n_open.append((first.n_open, second.n_open))
-            said = model.say(body, number)
-            said.delay_s = 0.02
-            return said
+        async def list_at_last() -> Any:
+            await is_fast_done.wait()
+            return await listed()
 
-        return say
-
-    async with at(None) as (gpu, first), at(None) as (spare, second):
-        first.script, second.script = slowly(first), slowly(second)
-        targets = [Target("model", upstream, "model", checkpoint) for upstream in (gpu, spare, gpu, gpu)]
-        diagnoses = await diagnose(targets)
-    assert [diagnosis.state for diagnosis in diagnoses] == ["verified"] * 4
-    assert max(ours + theirs for ours, theirs in n_open) == 1  # beside the call that is just being answered
-    assert max(ours for ours, _ in n_open) == max(theirs for _, theirs in n_open) == 1
+        slow.models = list_at_last
+        targets = [Target("slow", slow, "model", checkpoint), Target("fast", fast, "model", checkpoint)]
+        async with asyncio.timeout(20):
+            diagnoses = await diagnose(targets, on_done=lambda done: is_fast_done.set())
+    assert [(diagnosis.model, diagnosis.state) for diagnosis in diagnoses] == [
+        ("slow", "verified"),
+        ("fast", "verified"),
+    ]
 
 
 async def test_pending_targets_are_waited_for(checkpoint):

@@ -144,6 +144,9 @@ async def test_a_server_that_does_not_count_along_is_not_taken_for_one():
     events = [chunk({"content": "a"}), chunk({}, finish_reason="stop"), chunk(None, usage(1)), DONE]
     assert (await assembled(*events, spent=spent))["usage"] == usage(1)
     assert not spent.is_live
+    at_the_end = [chunk({"content": "a"}), chunk({}, usage(1), finish_reason="stop"), DONE]
+    await assembled(*at_the_end, spent=spent)
+    assert not spent.is_live
 
 
 async def test_a_stream_without_any_usage_gives_a_completion_without_one():

@@ -8,12 +8,12 @@ from its_proxy.discovery import discover
 from its_proxy.upstreams.http import HttpUpstream
 
 
-def with_adapter(name: str, make: Make, ask: Ask, *, in_place: bool = False) -> Ask:
-    """`ask` after the server was told to load that adapter under the name; `in_place`: over one that is there."""
+def with_adapter(name: str, make: Make, ask: Ask) -> Ask:
+    """`ask` after the server was told to load that adapter under the name, in place where there is one already."""
 
     async def ask_then(world: World) -> Found:
         folder = await asyncio.to_thread(make, world.shop)
-        body = {"lora_name": name, "lora_path": str(folder.resolve()), "load_inplace": in_place}
+        body = {"lora_name": name, "lora_path": str(folder.resolve()), "load_inplace": True}
         await post(f"{world.server.url}/load_lora_adapter", body)
         return await ask(world)
 

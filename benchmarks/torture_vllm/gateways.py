@@ -113,7 +113,7 @@ def cases(other_weights: str) -> tuple[Case, ...]:
             MISMATCH,
             Change(with_content(lambda text: f"{taxonomy_pool().personas[0].text}\n\n{text}")),
         ),
-        "sends everything to other weights": (NEVER_VERIFIED, Change(balanced_over(other_weights))),
+        "sends everything to other weights": (MISMATCH, Change(balanced_over(other_weights))),
         "balances over two different weights": (NEVER_VERIFIED, Change(_balanced_with(other_weights))),
         "drops return_token_ids": (NEVER_VERIFIED, Change(without("return_token_ids"))),
         "drops prompt_logprobs": (NEVER_VERIFIED, Change(without("prompt_logprobs"))),

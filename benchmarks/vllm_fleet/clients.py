@@ -57,10 +57,14 @@ class Load:
 
     async def until_answered(self, n: int, timeout_s: float = 300.0) -> None:
         """Returns when `n` more queries have been answered."""
-        enough = len(self.replies) + n
+        enough = self.n_answered + n
         async with asyncio.timeout(timeout_s):
-            while len(self.replies) < enough:
+            while self.n_answered < enough:
                 await asyncio.sleep(0.05)
+
+    @property
+    def n_answered(self) -> int:
+        return sum(reply.is_answered for reply in self.replies)
 
     async def work(self, http: aiohttp.ClientSession) -> None:
         while not self._is_over:

@@ -1,6 +1,6 @@
 """Measures the vote before a real vLLM, and writes docs/results/vllm-vote.md.
 
-    make results-vllm                       # everything; about an hour on two cores
+    make results-vllm                       # everything; an hour or two on two cores
     make results-vllm ARGS="gauge"          # one part: accuracy, tokens or gauge
     make results-vllm ARGS="--report-only"  # the page again, from what has been measured
 
@@ -44,15 +44,15 @@ class Plan:
 
     @property
     def tokens(self) -> Kept:
-        return Kept(self.keep / "tokens.jsonl")
+        return Kept(self.keep / f"{self.models[0]}-tokens.jsonl")
 
     @property
     def crowds(self) -> Kept:
-        return Kept(self.keep / "crowds.jsonl")
+        return Kept(self.keep / f"{self.models[0]}-crowds.jsonl")
 
     @property
     def gauge(self) -> Kept:
-        return Kept(self.keep / "gauge.jsonl")
+        return Kept(self.keep / f"{self.models[0]}-gauge.jsonl")
 
     @property
     def sessions(self) -> Kept:
@@ -80,7 +80,7 @@ class Plan:
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="[default: all four; repeatable]")
 @click.option("--limit", default=1000, help="Items of the accuracy part.")
-@click.option("--token-items", default=400, help="Items of the tokens part.")
+@click.option("--token-items", default=300, help="Items of the tokens part.")
 @click.option("--rounds", default=50, help="Rounds of each end in the gauge part.")
 @click.option("--keep", type=click.Path(path_type=Path), default=Path("build/vllm-vote"), help="What was measured.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/vllm-vote.md"))
@@ -161,8 +161,8 @@ def _progress() -> Progress:
 def _report(plan: Plan) -> str:
     parts = {
         "Accuracy through vLLM and through the embedded engine": accuracy.report(plan.models, plan.items, plan.keep),
-        "Generated tokens, by vLLM's own counter": tokens.report(plan.tokens, plan.crowds),
-        "Back to no running request": gauge.report(plan.gauge, plan.n_rounds),
+        f"Generated tokens, by vLLM's own counter (`{plan.models[0]}`)": tokens.report(plan.tokens, plan.crowds),
+        f"Back to no running request (`{plan.models[0]}`)": gauge.report(plan.gauge, plan.n_rounds),
     }
     return "\n\n".join([_head(plan), *(f"## {title}\n\n{text}" for title, text in parts.items())]) + "\n"
 
@@ -170,14 +170,14 @@ def _report(plan: Plan) -> str:
 def _head(plan: Plan) -> str:
     sessions = plan.sessions.records
     dates, vllms = ({session[key] for session in sessions} for key in ("date", "vllm"))
-    loads = [session["load"] for session in sessions]
+    loads = ", ".join(f"{session['load']} ({session['part']})" for session in sessions)
     return f"""# The vote before a real vLLM
 
 its-proxy as a process of its own before one `vllm serve` (CPU build, bfloat16, eager, context 512), on loopback; items
 are `its_proxy/demo/problems.jsonl`. Intervals are 95%. Command: `make results-vllm`; one part of it:
 `make results-vllm ARGS="gauge"`. Date: {", ".join(sorted(dates))}. Versions: its-proxy {version("its-proxy")},
 vLLM {", ".join(sorted(vllms))}, Python {sys.version.split()[0]}. Machine: {os.cpu_count()} cores, shared with other
-work (load average {min(loads, default=0)} to {max(loads, default=0)}), so every time is an upper bound."""
+work, so every time is an upper bound; load average at the end of a part: {loads}."""
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import suppress
 from random import Random
 
 from benchmarks.vllm_vote.kept import Kept, Record
-from benchmarks.vllm_vote.servers import DEADLINE_S, LONG_TOKENS, Servers
+from benchmarks.vllm_vote.servers import DEADLINE_S, LONG_TOKENS, Counters, Servers
 from benchmarks.vllm_vote.tables import quantile, table
 from benchmarks.vllm_vote.tokens import only_right_ones_end
 from its_proxy.candidates import Item
@@ -24,12 +24,12 @@ LONG = {"max_tokens": LONG_TOKENS, "ignore_eos": True, "its": {"n": N, "vote": "
 async def _decided(servers: Servers, item: Item, random: Random) -> tuple[float, int]:
     """The vote is decided while those with another answer write on."""
     fields = {"its": {"n": N, "vote": "always", "stop": "exact"}, "seed": random.getrandbits(30)}
-    n_finished = await servers.n_finished()
+    before = await servers.counters()
     reply = await servers.ask(item.query, "long", **fields, **only_right_ones_end(item))
     idle_s = await _until_idle(servers, reply.received_at)
     if reply.json["its"]["stopped"] != "decided":
         return idle_s, 0
-    return idle_s, N - (await servers.n_finished() - n_finished)
+    return idle_s, await _n_cut(servers, before)
 
 
 async def _left(servers: Servers, item: Item, random: Random, *, is_stream: bool = False) -> tuple[float, int]:
@@ -52,12 +52,12 @@ async def _left_stream(servers: Servers, item: Item, random: Random) -> tuple[fl
 
 async def _deadline(servers: Servers, item: Item, random: Random) -> tuple[float, int]:
     """Counted from the deadline itself, not from the reply that tells of it."""
-    n_finished = await servers.n_finished()
+    before = await servers.counters()
     reply = await servers.ask(item.query, "hurried", **LONG)
     idle_s = await _until_idle(servers, reply.sent_at + DEADLINE_S)
     if reply.status != 504:
         return idle_s, 0
-    return idle_s, N - (await servers.n_finished() - n_finished)
+    return idle_s, await _n_cut(servers, before)
 
 
 ENDS: dict[str, Callable[[Servers, Item, Random], Awaitable[tuple[float, int]]]] = {
@@ -101,6 +101,11 @@ def report(kept: Kept, n_rounds: int) -> str:
         return "Not measured."
     intro = _INTRO.strip().format(n_rounds=n_rounds, n=N)
     return intro + "\n\n" + table([_cells(kept, end, n_rounds) for end in ENDS])
+
+
+async def _n_cut(servers: Servers, before: Counters) -> int:
+    """How many of a vote's candidates vLLM did not finish."""
+    return N - ((await servers.counters()).n_finished - before.n_finished)
 
 
 async def _until_idle(servers: Servers, since: float) -> float:

@@ -19,6 +19,8 @@ LONG_TOKENS = 400
 DEADLINE_S = 1.0
 SETTLED = ("verified", "unverified")
 READY_TIMEOUT_S = 120.0
+# Nobody reads what it says while it serves, and a full pipe would stop it.
+QUIETLY = ("--log-level", "error")
 # No routine examination of a target may fall into a measurement: its probes would be counted with it.
 RECHECK_S = 1_000_000
 # vLLM's CPU build dies of a prompt that is read in two steps under a seed ("CPU Generator does not use offset").
@@ -33,6 +35,14 @@ class Reply:
     json: dict[str, Any]
     sent_at: float
     received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """vLLM's own, since its start; requests that it was asked to abort are not among the finished ones."""
+
+    n_generated: int
+    n_finished: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +64,11 @@ class Servers:
         is_json = reply.content_type == "application/json"
         return Reply(reply.status, json.loads(data) if is_json else {}, sent_at, received_at)
 
-    async def n_generated(self) -> int:
-        """vLLM's own count of generated tokens, once it is idle."""
+    async def counters(self) -> Counters:
+        """Once vLLM is idle."""
         await self.vllm.until_idle(timeout_s=30)
-        return int((await self.vllm.metrics())["vllm:generation_tokens_total"])
-
-    async def n_finished(self) -> int:
-        """How many requests vLLM has finished; those that it was asked to abort are not among them."""
-        return int((await self.vllm.metrics())["vllm:request_success_total"])
+        values = await self.vllm.metrics()
+        return Counters(int(values["vllm:generation_tokens_total"]), int(values["vllm:request_success_total"]))
 
 
 @asynccontextmanager
@@ -71,7 +78,7 @@ async def start_servers(model: str, keep: Path) -> AsyncIterator[Servers]:
     async with start_vllm(checkpoint, pair_name(checkpoint), *FLAGS, log=keep / f"{model}-vllm.log") as vllm:
         config = keep / f"{model}-its.yaml"
         config.write_text(yaml.safe_dump(settings(model, vllm, keep)))
-        async with serve_command("--config", config, "--log-level", "error") as proxy, _client() as http:
+        async with serve_command("--config", config, *QUIETLY, timeout_s=READY_TIMEOUT_S) as proxy, _client() as http:
             await _until_settled(http, proxy.url)
             yield Servers(proxy.url, vllm, http)
 
@@ -79,7 +86,7 @@ async def start_servers(model: str, keep: Path) -> AsyncIterator[Servers]:
 @asynccontextmanager
 async def start_embedded() -> AsyncIterator[str]:
     """its-proxy with its embedded engine, as `its-proxy serve` alone starts it."""
-    async with serve_command("--log-level", "error") as proxy, _client() as http:
+    async with serve_command(*QUIETLY, timeout_s=READY_TIMEOUT_S) as proxy, _client() as http:
         await _until_settled(http, proxy.url)
         yield proxy.url
 

@@ -99,11 +99,11 @@ async def ask_crowd(servers: Servers, model: str, items: Sequence[Item], name: s
 
 async def _costing(servers: Servers, asking: Awaitable[Record]) -> Record:
     """What was asked, with the tokens that vLLM generated for it and the requests that it was made to abort."""
-    n_before, n_finished = await servers.n_generated(), await servers.n_finished()
+    before = await servers.counters()
     record = await asking
-    n_generated = await servers.n_generated() - n_before
-    n_aborted = record["n_started"] - (await servers.n_finished() - n_finished)
-    return {**record, "n_generated": n_generated, "n_aborted": n_aborted}
+    after = await servers.counters()
+    n_aborted = record["n_started"] - (after.n_finished - before.n_finished)
+    return {**record, "n_generated": after.n_generated - before.n_generated, "n_aborted": n_aborted}
 
 
 async def _ask(servers: Servers, model: str, item: Item, name: str, seed: int) -> Record:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -72,6 +73,7 @@ class OpenUpstream:
         """Looks at the list now and then, and keeps the verdicts on what was found up to date."""
         watching: dict[str, tuple[Served, asyncio.Task[None]]] = {}
         try:
+            await self._refreshed()
             while True:
                 for name, (served, task) in list(watching.items()):
                     if self.served.get(name) is not served:
@@ -93,10 +95,11 @@ class OpenUpstream:
             async with asyncio.timeout(LIST_TTL_S):
                 await self._changed.wait()
         except TimeoutError:
-            try:
-                await self.refresh()
-            except UpstreamError:
-                return
+            await self._refreshed()
+
+    async def _refreshed(self) -> None:
+        with suppress(UpstreamError):  # who asks for a model is told
+            await self.refresh()
 
     async def _take(self, cards: Sequence[Mapping[str, Any]]) -> None:
         """Keeps what has not changed: the same name with the same root is the same model."""

@@ -56,7 +56,8 @@ _OWNED = {
 }
 _CONTROL = {code: "�" for code in (*range(32), 127) if chr(code) != "\t"}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_OWN_POLL = re.compile(r'INFO: .*"GET /health HTTP')
+# Nobody but its-proxy may ask it, and that keeps a log of its own.
+_OWN_CALL = re.compile(r'INFO: .* - "(GET /health |(GET|POST) /\S* HTTP/\S+" 200)')
 _KILLED = "the kernel does that when memory runs out: its log (dmesg) would tell"
 
 
@@ -275,7 +276,7 @@ class VllmEngine:
     def _heard(self, data: bytes) -> None:
         line = _text(data.rstrip(b"\r").rpartition(b"\r")[2])
         self._note_stage(line)
-        if not _OWN_POLL.match(line):
+        if not _OWN_CALL.match(line):
             self._lines.append((self._now(), line))
             self.say(f"vllm | {line}")
 

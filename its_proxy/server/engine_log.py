@@ -11,8 +11,8 @@ MAX_CAUSE, N_LAST_LINES = 400, 15
 
 _WHO = re.compile(r"^\((?:[A-Z]\w*)[^()]* pid=\d+\) ")
 _WHEN = re.compile(r"^(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?")
-# A progress bar of tqdm, whatever it counts.
-_BAR = re.compile(r"^(?P<what>[^|%]{1,80}?):? +\d+%.*?\b(?P<count>\d+/\d+)\b")
+# A progress bar of tqdm, whatever it counts; no paths, as clients are told the stage.
+_BAR = re.compile(r"^(?P<what>[^|%/]{1,80}?):? +\d+%(?: Completed)? ?\|.*? (?P<count>\d+/\d+) \[")
 _STAGES = (
     (re.compile(r"Available routes are|Started server process|Starting vLLM (API )?server"), "opening its port"),
     (re.compile(r"Capturing CUDA graphs|Graph capturing"), "capturing graphs"),

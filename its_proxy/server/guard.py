@@ -118,14 +118,16 @@ class Process(NamedTuple):
 
 def descendants(processes: Iterable[Process] | None = None) -> list[Process]:
     """Every living process that this one began, whatever group or session it has moved to."""
-    everyone = list(processes if processes is not None else living())
-    found = [one for one in everyone if one.parent == os.getpid()]
+    me = os.getpid()
+    others = [one for one in (living() if processes is None else processes) if one.pid != me]
+    # Elsewhere than on Linux orphans are not our children: those that stayed in the group that we lead are found there.
+    found = [one for one in others if me in (one.parent, one.group)]
+    known = {one.pid for one in found}
     for one in found:
-        found += [other for other in everyone if other.parent == one.pid]
-    # Elsewhere than on Linux orphans are not our children: those that stayed in our group are found by that.
-    mine, known = os.getpid(), {one.pid for one in found}
-    leads = os.getpgrp() == mine
-    return found + [one for one in everyone if leads and one.group == mine and one.pid not in {mine, *known}]
+        children = [other for other in others if other.parent == one.pid and other.pid not in known]
+        known |= {child.pid for child in children}
+        found += children
+    return found
 
 
 def living() -> Iterator[Process]:

@@ -47,8 +47,8 @@ class Metrics(Collector):
     def count_outcome(self, model: str, outcome: Outcome) -> None:
         for candidate in outcome.candidates:
             self.candidates.labels(model, candidate.state).inc()
-            if candidate.completion is not None:
-                self.tokens.labels(model).inc(generated_tokens(candidate.completion) or 0)
+            told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
+            self.tokens.labels(model).inc(generated_tokens(told) or 0)
         if outcome.plan.is_vote:
             self.votes.labels(model, outcome.stopped).inc()
             self.agreement.labels(model).observe(outcome.vote.agreement)

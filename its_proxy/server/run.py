@@ -44,7 +44,7 @@ def run(
         try:
             runner.run(_serve(context, on_ready, read, engine))
         except asyncio.CancelledError:
-            raise ItsError("ended at once by a second signal; what was in flight is lost") from None
+            raise ItsError("ended at once by a further signal; what was in flight is lost") from None
 
 
 async def _serve(

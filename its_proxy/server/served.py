@@ -85,7 +85,7 @@ def passed_through(name: str, targets: Sequence[Target]) -> Served:
 def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:
     """The manifest's advice under the operator's overrides; `max_n` lowers an advised n, and refuses an asked one."""
     advice = checkpoint.manifest.vote
-    rules: dict[str, Any] = {"max_n": max_n}
+    rules: dict[str, Any] = {"max_n": max_n, "is_answer_fixed": overrides.get("answer") is not None}
     if advice is not None:
         rules |= {
             "n": min(advice.n, max_n),

@@ -204,20 +204,23 @@ class HttpUpstream:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body, bounded in size and in silence."""
         body = bytearray()
-        while chunk := await self._next_chunk(response):
+        while chunk := await self._next_chunk(response, self._idle_timeout_s):
             body += chunk
             if len(body) > MAX_REPLY_BYTES:
                 raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
         return bytes(body)
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-        while chunk := await self._next_chunk(response):
+        # A stream's headers come at once, its first event when the request leaves the server's queue.
+        timeout_s = self._first_byte_timeout_s
+        while chunk := await self._next_chunk(response, timeout_s):
             yield chunk
+            timeout_s = self._idle_timeout_s
 
-    async def _next_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _next_chunk(self, response: aiohttp.ClientResponse, timeout_s: float) -> bytes:
         """Whatever has come, or nothing at the end."""
         try:
-            async with asyncio.timeout(self._idle_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await response.content.readany()
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None

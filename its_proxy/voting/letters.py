@@ -21,8 +21,11 @@ _ABOUT = r"because|since|as|for|which|due|given|from|by|and|but|so|if|or"
 _SENTENCE = rf"\s(?!(?:{_ABOUT})\b)[a-z]"
 _BARE = rf"(?:[B-HJ]{_NO_WORD}|[AI]{_NO_WORD}(?!{_SENTENCE}))"
 _LETTER = rf"(?P<letter>(?<=[(\[])[A-Ja-j](?=[)\]])|{_BARE}|[a-j](?=[.\s]{{0,3}}$))"
-# "A and B", "B, C", "A or D".
-_MORE = rf"(?P<more>\s{{0,2}}(?:,|/|&|\band\b|\bor\b)\s{{0,2}}(?:(?:option|choice)\s)?{_OPEN}{_BARE})?"
+# "A and B", "B, C", "A or D"; but in "B, C is wrong" one is chosen.
+_MORE = (
+    rf"(?P<more>\s{{0,2}}(?:,|/|&|\band\b|\bor\b)\s{{0,2}}(?:(?:option|choice)\s)?{_OPEN}{_BARE}"
+    r"(?!\s(?:is|was|does|has|had|can|cannot|would|fails)\b))?"
+)
 
 _BOX = re.compile(rf"\\(?:boxed|fbox)\s{{0,3}}{_OPEN}(?P<letter>[A-Ja-j]){_NO_WORD}{_CLOSE}{_MORE}")
 _LEAD = re.compile(

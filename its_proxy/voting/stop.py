@@ -25,8 +25,8 @@ StopName: TypeAlias = Literal["exact", "beta", "none"]
 
 SURE = Fraction(95, 100)
 """The posterior probability at which `beta` stops."""
-MAX_EVIDENCE = 1_000
-"""More ballots than this are scaled down to it: the binomial tails stay cheap, and no posterior grows by it."""
+MAX_EVIDENCE = 200
+"""More draws than this are scaled down to it: the binomial tails stay cheap, and no posterior grows by it."""
 
 StopRule: TypeAlias = Callable[[Sequence[Ballot], int, int, float | None], bool]
 """(ballots received, weight that abstained, weight still pending, min_agreement) -> stop now?"""
@@ -68,7 +68,9 @@ def n_to_start(
         future = [Ballot(beyond + position, leader, weight) for position, weight in enumerate(agreeing)]
         return is_decided(rule, [*ballots, *future], abstained_weight, sum(waiting[n_more:]), min_agreement)
 
-    # One more candidate that agrees never undoes a decision, so the fewest can be found by halves.
+    if decides(0):
+        return 0
+    # One more candidate that agrees does not undo a decision, so the fewest can be found by halves.
     return bisect_left(range(len(waiting) + 1), True, key=decides)
 
 
@@ -151,7 +153,7 @@ def _is_verdict_probable(by_form: Sequence[AnswerClass], abstained_weight: int, 
     leader, others = by_form[0], by_form[1:]
     everyone = sum(answer_class.weight for answer_class in by_form) + abstained_weight
     together = _heaviest_with(leader, others)
-    floor = Fraction(str(min_agreement))
+    floor = Fraction(min_agreement).limit_denominator(1_000)
     # A draw is a candidate; of which weight the abstaining ones are is not known, so the heaviest is the measure.
     draw = max(ballot.weight for answer_class in by_form for ballot in answer_class.ballots)
     is_reached = _posterior(leader.weight // draw, -(-(everyone - leader.weight) // draw), floor) >= SURE

@@ -207,7 +207,7 @@ class TestEnd:
             assert server.engines() == []
             with suppress(aiohttp.ClientError):
                 assert (await asking)[0] == 502
-        assert error_line(done) == "Error: ended at once by a second signal; what was in flight is lost"
+        assert error_line(done) == "Error: ended at once by a further signal; what was in flight is lost"
 
     @pytest.mark.parametrize("is_ready", [True, False])
     async def test_a_killed_proxy_leaves_no_engine_behind(self, plain, is_ready):
@@ -426,7 +426,7 @@ class TestEngine:
         assert "vllm | red �]0;title�" in self.heard
         assert "vllm | bar: 100% 10/10" in self.heard
         assert not any("\x1b" in line for line in self.heard)
-        assert not any("GET /health" in line for line in self.heard), "our own polls are no news"
+        assert not any("GET /health" in line for line in self.heard), "our own calls are no news"
 
     async def test_a_flood_of_output_without_lines_is_bounded_and_harmless(self, plain):
         async with self.engine(plain, "--flood", 5_000_000) as engine:

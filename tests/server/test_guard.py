@@ -12,6 +12,7 @@ from time import monotonic, sleep
 import pytest
 
 import its_proxy.server.guard
+from its_proxy.server.guard import Process, _by_proc, _by_ps, descendants
 from tests.processes import marked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -147,6 +148,30 @@ def test_a_killed_commands_shared_memory_is_removed():
         process.stdin.flush()
         assert process.wait(10) == 128 + signal.SIGKILL
         assert not memory.exists()
+
+
+def test_without_proc_the_same_processes_are_found():
+    """By `ps`, as on macOS."""
+    child = subprocess.Popen(["sleep", "1000"])
+    try:
+        found = [{one.pid: one for one in find()} for find in (_by_proc, _by_ps)]
+        assert [known[child.pid][:3] for known in found] == [(child.pid, os.getpid(), os.getpgrp())] * 2
+        assert ["sleep 1000" in known[child.pid].command for known in found] == [True, True]
+        assert all(child.pid in {one.pid for one in descendants(known.values())} for known in found)
+    finally:
+        child.kill()
+        child.wait()
+        assert child.pid not in {one.pid for one in _by_ps()}
+
+
+def test_a_process_that_left_its_group_is_found_by_its_parents_and_an_orphan_by_its_group():
+    me, far = os.getpid(), 10**9
+    child, grandchild = Process(far, me, far, ""), Process(far + 1, far, far + 1, "")
+    orphan, its_child = Process(far + 2, 1, me, ""), Process(far + 3, far + 2, me, "")
+    stranger = Process(far + 4, 1, 1, "")
+    myself = Process(me, 1, me, "")
+    found = descendants([grandchild, its_child, stranger, myself, orphan, child])
+    assert sorted(found) == [child, grandchild, orphan, its_child]
 
 
 def test_a_starter_killed_by_sigkill_leaves_nothing_behind():

@@ -503,6 +503,20 @@ async def test_a_slow_reply_that_keeps_coming_is_waited_for():
         assert await upstream.complete(BODY, "req-0") == COMPLETION
 
 
+async def test_a_stream_may_wait_for_its_first_event_as_long_as_a_plain_call():
+    async def queued(writer: asyncio.StreamWriter, number: int) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.3)
+        writer.write(b"data: 1\n\n")
+        writer.close()
+
+    async with raw_server(queued) as server, connected(server.url, idle_timeout_s=0.05) as upstream:
+        read = bytearray()
+        await read_stream(upstream, read)
+    assert read == b"data: 1\n\n"
+
+
 async def test_a_stream_that_falls_silent_times_out():
     async def stall(writer: asyncio.StreamWriter, number: int) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")

@@ -29,6 +29,7 @@ from its_proxy.voting.letters import read_letter
         ("The answer is A because the sky is blue", "A"),
         ("I think the answer is A", "A"),
         ("I choose D", "D"),
+        ("The answer is B, C is wrong", "B"),
         ("(B) is the correct answer.", "B"),
         ("Option A is wrong. Option B is correct.", "B"),
         ("The choice between A and B is hard. A is correct.", "A"),

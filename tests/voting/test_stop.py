@@ -169,10 +169,14 @@ class TestHowManyToStart:
         assert n_to_start("exact", [], 3, [], [1] * 5) == 3
 
     @settings(max_examples=300, deadline=None)
-    @given(st.lists(st.sampled_from(["1", "2", "x"]), max_size=6), st.lists(st.integers(1, 3), max_size=4),
-           st.lists(st.integers(1, 3), max_size=6), st.sampled_from(["exact", "beta", "none"]),
-           st.sampled_from([None, 0.5, 0.8]))  # fmt: skip
-    def test_it_is_the_least_number_that_could_decide(self, texts, running, waiting, rule, min_agreement):
+    @given(
+        st.lists(st.sampled_from(["1", "2", "x"]), max_size=6),
+        st.lists(st.integers(1, 3), max_size=4),
+        st.lists(st.integers(1, 3), max_size=6),
+        st.sampled_from([("exact", None), ("exact", 0.5), ("exact", 0.8), ("beta", None), ("none", None)]),
+    )
+    def test_it_is_the_least_number_that_could_decide(self, texts, running, waiting, rules):
+        rule, min_agreement = rules
         cast = ballots(*texts)
         n_more = n_to_start(rule, cast, 1, running, waiting, min_agreement)
         leader = max(sorted(set(texts), key=texts.index), key=texts.count, default="A")
