@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm check fix demo results results-vllm torture-vllm schema clean
+.PHONY: help environment serve test test-vllm check fix demo results results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -45,6 +45,10 @@ results-vllm: environment ## measure the vote before a real vLLM, an hour or two
 torture-vllm: environment ## some 40 real vLLM servers against the handshake, an hour or two, into docs/results/vllm-handshake.md
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.torture_vllm $(ARGS)
+
+fleet-vllm: environment ## roll-over, lost servers, ensemble and 64 clients before three real vLLM, an hour, into docs/results/vllm-fleet.md
+	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
+	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_fleet $(ARGS)
 
 schema: environment ## write docs/its.schema.json, the JSON Schema of the `its` object, anew
 	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \

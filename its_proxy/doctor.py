@@ -84,7 +84,7 @@ async def _examined(target: Target, *, skip_weights: bool) -> Report:
         target.upstream,
         target.served_name,
         is_local=target.is_local,
-        weights="skip" if skip_weights else target.weights,
+        weights="skip" if skip_weights else target.policy.weights,
     )
     return replace(report, checks=(Check("manifest", "ok", opened), *report.checks))
 

@@ -284,11 +284,11 @@ def _place(tokens: Sequence[Any], probe: Probe) -> str:
 
 def _judge_weights(found: Comparison, origin: str, *, has_digests: bool) -> Check:
     figures = (
-        f"{found.this:.3f} nats a token from this checkpoint over {found.n_tokens} tokens, bound {found.bound:.3f}"
+        f"{found.this:.4f} nats a token from this checkpoint over {found.n_tokens} tokens, bound {found.bound:.4f}"
     )
     name, distance = found.nearest_other or ("", 0.0)
     if name:
-        figures += f"; {distance:.3f} from {name}"
+        figures += f"; {distance:.4f} from {name}"
     if has_digests and found.this <= found.bound:
         return Check("weights", "ok", f"weights as recorded, {figures}")
     if found.finding == "this":

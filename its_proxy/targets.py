@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal, TypeVar
 
@@ -30,11 +30,27 @@ FAILURES_TO_EJECT = 3
 FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an operator may change of a target while it serves.
+
+    `needs_verified`: unverified is not enough. `recheck_s`: seconds between routine examinations, None for never.
+    `is_drained`: no new query, as long as there is another target.
+    """
+
+    needs_verified: bool = False
+    weights: Literal["check", "skip"] = "check"
+    recheck_s: float | None = None
+    is_drained: bool = False
+
+
+DEFAULT_POLICY = Policy()
+
+
 class Target:
     """One upstream model that queries may be sent to. `checkpoint` None: passed through, nothing to examine.
 
-    `is_local`: the upstream reads the very weight files of the checkpoint. `needs_verified`: unverified is
-    not enough. `recheck_s`: seconds between routine examinations, None for never.
+    `is_local`: the upstream reads the very weight files of the checkpoint.
     """
 
     def __init__(
@@ -46,10 +62,7 @@ class Target:
         *,
         verdict: Verdict = PENDING,
         is_local: bool = False,
-        is_drained: bool = False,
-        needs_verified: bool = False,
-        weights: Literal["check", "skip"] = "check",
-        recheck_s: float | None = None,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self.model = model
         self.upstream = upstream
@@ -57,10 +70,7 @@ class Target:
         self.checkpoint = checkpoint
         self.verdict = NO_MANIFEST if checkpoint is None and verdict is PENDING else verdict
         self.is_local = is_local
-        self.is_drained = is_drained
-        self.needs_verified = needs_verified
-        self.weights = weights
-        self.recheck_s = recheck_s
+        self.policy = policy
         self.n_in_flight = 0
         self.n_ejections = 0
         self.retry_in_s = FIRST_RETRY_S
@@ -81,7 +91,9 @@ class Target:
 
     @property
     def is_serving(self) -> bool:
-        served: tuple[State, ...] = ("verified", "none") if self.needs_verified else ("verified", "unverified", "none")
+        served: tuple[State, ...] = (
+            ("verified", "none") if self.policy.needs_verified else ("verified", "unverified", "none")
+        )
         return self.state in served
 
     @property
@@ -137,7 +149,7 @@ class Target:
 
     async def _examined(self, checkpoint: Checkpoint) -> Verdict:
         report = await examine(
-            checkpoint, self.upstream, self.served_name, is_local=self.is_local, weights=self.weights
+            checkpoint, self.upstream, self.served_name, is_local=self.is_local, weights=self.policy.weights
         )
         if report.verdict.state == "pending" and self.state in ("verified", "unverified") and await self._is_listed():
             # The server is there under the pair's name and had no room for a probe: load is no reason to leave it.
@@ -153,7 +165,7 @@ class Target:
     async def _pause(self) -> None:
         """Until the next examination is due, or something calls for one."""
         is_pending = self.state == "pending"
-        wait_s = self.retry_in_s * random.uniform(0.75, 1.25) if is_pending else self.recheck_s
+        wait_s = self.retry_in_s * random.uniform(0.75, 1.25) if is_pending else self.policy.recheck_s
         self.retry_in_s = min(2 * self.retry_in_s, LAST_RETRY_S) if is_pending else FIRST_RETRY_S
         try:
             async with asyncio.timeout(wait_s):
@@ -227,7 +239,7 @@ def choose(targets: Sequence[Target], besides: Target | None = None) -> Target |
     # The random number: queries that are planned in the same moment must not all find the same target idle.
     return min(
         serving,
-        key=lambda target: (target.is_drained, target.is_ejected, target.n_in_flight, random.random()),
+        key=lambda target: (target.policy.is_drained, target.is_ejected, target.n_in_flight, random.random()),
         default=None,
     )
 
@@ -238,21 +250,21 @@ class Route:
 
     A call that certainly cost nothing there (no connection, no room, no such name) is asked once elsewhere, and the
     calls after it go there at once. `salt` goes along where the upstream is known to take one. `was_begun`: some
-    call may have cost something, so the query is not asked again as a whole.
+    call may have cost something, so the query is not asked again as a whole. `state`: the handshake's, when chosen.
     """
 
     target: Target
     targets: Sequence[Target]
     salt: str | None = None
     was_begun: bool = False
+    state: State = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = self.target.state
 
     @property
     def name(self) -> str:
         return self.target.upstream.name
-
-    @property
-    def state(self) -> State:
-        return self.target.state
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         target = self.target
@@ -305,7 +317,7 @@ class Route:
         other = self.target if self.target is not target else choose(self.targets, besides=target)
         if other is None:
             raise error
-        self.target = other
+        self.target, self.state = other, other.state
         return other
 
 

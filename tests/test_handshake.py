@@ -265,7 +265,7 @@ async def test_the_recorded_weights_are_verified_within_an_honest_servers_noise(
     assert states(report) == {"listed": "ok", "tokens": "ok", "weights": "ok", "reply": "ok"}
     assert report.verdict.state == "verified"
     assert "tokens of 1 probe as recorded; weights as recorded, 0.0" in report.verdict.reason
-    assert "bound 0.035" in report.verdict.reason
+    assert "bound 0.0350" in report.verdict.reason
 
 
 @pytest.mark.parametrize(("weights", "name"), [("sibling", "demo-sibling"), ("base", "base")])

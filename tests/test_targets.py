@@ -17,7 +17,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.handshake import Verdict
-from its_proxy.targets import FAILURES_TO_EJECT, Missing, Route, Target, choose
+from its_proxy.targets import FAILURES_TO_EJECT, Missing, Policy, Route, Target, choose
 from its_proxy.upstreams.http import HttpUpstream
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, tokens_of, write_checkpoint
@@ -78,7 +78,7 @@ def target_at(upstream, checkpoint=None, verdict=VERIFIED, **fields):
 ])  # fmt: skip
 def test_only_examined_targets_serve(state, serves, serves_strictly, checkpoint):
     for strictly, allowed in ((False, serves), (True, serves_strictly)):
-        target = target_at(Scripted("a"), checkpoint, Verdict(state, "why"), needs_verified=strictly)
+        target = target_at(Scripted("a"), checkpoint, Verdict(state, "why"), policy=Policy(needs_verified=strictly))
         assert target.is_serving is allowed
         if allowed:
             target.require_serving()
@@ -172,7 +172,7 @@ async def test_a_recheck_finds_what_has_changed_while_the_old_verdict_serves(che
 
 
 async def test_a_routine_recheck_needs_no_one_to_ask_for_it(checkpoint):
-    async with watched(checkpoint, recheck_s=0.02) as (target, _, scripted):
+    async with watched(checkpoint, policy=Policy(recheck_s=0.02)) as (target, _, scripted):
         await until(lambda: target.state == "unverified")
         scripted.tokens = lambda body: [1, 2, 3]
         await until(lambda: target.state == "mismatch")
@@ -222,6 +222,13 @@ async def test_failures_in_a_row_eject_and_a_success_forgives(checkpoint):
     assert target.state == "verified", "an ejection is about health, a verdict about the pair"
 
 
+async def test_the_candidates_of_one_query_that_fail_together_are_one_failure(checkpoint):
+    """Else eight of them would count as eight failures in a row, and keep the target away for half a minute."""
+    target = target_at(Scripted("a"), checkpoint)
+    await fail_with(target, *[UpstreamError("broke")] * 8)
+    assert (target.is_ejected, target.n_ejections) == (True, 1)
+
+
 @pytest.mark.parametrize("error", [
     *[UpstreamRejected("no", status=status) for status in (400, 401, 404, 413, 422)],
     UpstreamBusy("full", status=429), UpstreamBusy("full", status=503),
@@ -263,7 +270,7 @@ def test_the_least_loaded_healthy_target_is_chosen(checkpoint):
     assert choose([one, two, three], besides=two) is one
     two.verdict = Verdict("mismatch", "why")
     assert choose([one, two, three]) is one
-    one.is_drained = True
+    one.policy = Policy(is_drained=True)
     assert choose([one, two, three]) is three
     assert choose([one, two]) is one, "a drained target is better than none"
     assert choose([two]) is None

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,21 @@ import its_proxy
 from benchmarks.torture_vllm.case import Case, Found
 from its_proxy.codesign.manifest import FILE_NAME
 
-JUDGES = ("handshake.py", "evidence.py", "probes.py")
-JUDGES_OF = {
-    "files": ("checkpoint.py", "codesign/manifest.py", "codesign/strategies.py", "codesign/personas.py"),
-    "client": ("plan.py", "protocol/chat.py"),
-}
-"""What decides the outcome of a case, and of a group's beside that: results of other code are not mixed in."""
+JUDGES = (
+    "handshake.py", "evidence.py", "probes.py", "checkpoint.py", "plan.py", "protocol/chat.py",
+    "codesign/manifest.py", "codesign/strategies.py", "codesign/personas.py",
+)  # fmt: skip
+"""What decides the outcome of a case; by default results of other code are not mixed in."""
+
+
+def code_digest() -> str:
+    """Of the code that judges, and of the demo's manifests."""
+    package = Path(its_proxy.__file__).parent
+    files = [package / name for name in JUDGES] + sorted((package / "demo").glob(f"*/{FILE_NAME}"))
+    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
+
+
+CODE = code_digest()  # as it was when this process loaded it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,7 @@ class Row:
     figures: dict[str, float]
     seconds: float
     date: str
+    code: str = CODE
 
     @property
     def is_right(self) -> bool:
@@ -48,23 +57,19 @@ def row_of(case: Case, start: str, found: Found, seconds: float, date: str) -> R
 
 
 class Book:
-    """A JSONL file of rows, each stamped with the code that judged it."""
+    """A JSONL file of rows. `any_code`: those that other versions of the code have judged count as well."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, any_code: bool = False) -> None:
         self.path = path
+        self.any_code = any_code
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def rows(self) -> list[Row]:
-        """Of this code, the last one for each case."""
+        """The last one for each case."""
         if not self.path.exists():
             return []
-        lines = (json.loads(line) for line in self.path.read_text("utf-8").splitlines())
-        found = {
-            line["row"]["case"]: _row(line["row"])
-            for line in lines
-            if line["code"] == code_digest(line["row"]["group"])
-        }
-        return list(found.values())
+        rows = [_row(json.loads(line)) for line in self.path.read_text("utf-8").splitlines()]
+        return list({row.case: row for row in rows if self.any_code or row.code == CODE}.values())
 
     def missing(self, cases: Iterable[Case]) -> list[Case]:
         known = {row.case for row in self.rows()}
@@ -72,17 +77,8 @@ class Book:
 
     def add(self, row: Row) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"code": code_digest(row.group), "row": asdict(row)}) + "\n")
+            file.write(json.dumps(asdict(row)) + "\n")
 
 
 def _row(fields: dict[str, Any]) -> Row:
     return Row(**{**fields, "right": tuple(fields["right"])})
-
-
-@cache
-def code_digest(group: str) -> str:
-    """Of the code that judges a case of this group, and of the demo's manifests; as it was when the run began."""
-    package = Path(its_proxy.__file__).parent
-    files = [package / name for name in (*JUDGES, *JUDGES_OF.get(group, ()))]
-    files += sorted((package / "demo").glob(f"*/{FILE_NAME}"))
-    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]

@@ -97,7 +97,9 @@ def _opened(folder: str, change: Callable[[Path], None]) -> Ask:
         try:
             open_checkpoint(checkpoint)
         except ManifestError as error:
-            return Found("refused", error.message.replace(f"{checkpoint}/", ""))
+            return Found(
+                "refused", error.message.replace(f"{checkpoint}/", "").replace(str(checkpoint), "the checkpoint")
+            )
         return Found("opened", "nothing was noticed")
 
     return ask

@@ -17,7 +17,7 @@ def draw_power(path: Path, power: Sequence[Row], honest: Sequence[Row]) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": path.stem, "font.size": 9, "axes.spines.top": False})
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure, (distances, shares) = pyplot.subplots(
         2, 1, sharex=True, figsize=(7.5, 6), height_ratios=(3, 2), layout="constrained"
@@ -35,7 +35,9 @@ def draw_power(path: Path, power: Sequence[Row], honest: Sequence[Row]) -> None:
     if bounds:
         distances.axhline(min(bounds), color="#1b7837", linestyle="--", label="bound for verified")
     distances.set(xscale="log", yscale="log", ylabel="distance, nats a token")
+    distances.yaxis.set_major_locator(FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
     distances.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    distances.yaxis.set_minor_locator(NullLocator())
     distances.legend(frameon=False, loc="upper left")
     scales = sorted({row.figures["scale"] for row in power})
     rates = [_not_verified(power, scale) for scale in scales]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.torture_vllm.book import Row
+from benchmarks.torture_vllm.book import CODE, Row
 from benchmarks.torture_vllm.bounds import upper_bound
 from benchmarks.torture_vllm.case import Case
 from benchmarks.torture_vllm.picture import draw_power
@@ -33,10 +33,11 @@ GROUPS = {
 }
 
 
-def write_report(out: Path, rows: Sequence[Row], cases: Sequence[Case], skipped: Sequence[str]) -> list[Row]:
-    """Writes the page and its picture; returns the rows that are not right."""
+def write_report(out: Path, rows: Sequence[Row], cases: Sequence[Case], skipped: Sequence[str]) -> bool:
+    """Writes the page and its picture; whether every case was tried and came out right."""
     planned = {case.name: case for case in cases}
     rows = [replace(row, right=tuple(sorted(planned[row.case].right))) for row in rows if row.case in planned]
+    rows.sort(key=lambda row: list(planned).index(row.case))
     known = {row.case for row in rows}
     missing = [case.name for case in cases if case.name not in known]
     out.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def write_report(out: Path, rows: Sequence[Row], cases: Sequence[Case], skipped:
         _notes(rows),
     ]
     (out / f"{NAME}.md").write_text("\n\n".join(part for part in parts if part) + "\n", "utf-8")
-    return [row for row in rows if not row.is_right]
+    return not missing and all(row.is_right for row in rows)
 
 
 def _head(rows: Sequence[Row]) -> str:
@@ -63,6 +64,8 @@ def _head(rows: Sequence[Row]) -> str:
     used = ", ".join(f"{name} {known[name]}" for name in ("its-proxy", "torch", "transformers"))
     n_servers = len({row.start for row in rows if row.start})
     spent = sum(row.seconds for row in rows) / 60
+    n_older = sum(row.code != CODE for row in rows)
+    older = f" Of these results {n_older} are of an earlier version of the code (`--any-code`)." if n_older else ""
     return "\n".join(
         [
             "# The handshake against real vLLM",
@@ -72,7 +75,7 @@ def _head(rows: Sequence[Row]) -> str:
             f"Conditions: {n_servers} servers on {os.cpu_count()} CPU cores ({_cpu()}), bf16 unless said otherwise, "
             f"`--enforce-eager`; the packaged demo checkpoints, 0.9 M parameters; {spent:.0f} minutes of checks, the "
             "servers' starts not counted. A tiny model, one architecture and a CPU: what is shown here is the method, "
-            "not another model's figures.",
+            f"not another model's figures.{older}",
         ]
     )
 
@@ -197,23 +200,22 @@ def _memory(rows: Sequence[Row]) -> str:
     row = next((row for row in rows if row.state == "measured"), None)
     if row is None:
         return ""
-    lines = [
-        f"| {name} | {row.figures[f'{name} before'] / MIB:,.1f} | {row.figures[f'{name} peak'] / MIB:,.1f} | "
-        f"{(row.figures[f'{name} peak'] - row.figures[f'{name} before']) / MIB:,.1f} |"
-        for name in ("plain", "handshake")
+    asked = [name.removesuffix(": before") for name in row.figures if name.endswith(": before")]
+    lines = []
+    for name in asked:
+        before, peak = row.figures[f"{name}: before"] / MIB, row.figures[f"{name}: peak"] / MIB
+        lines.append(f"| {name} | {before:,.1f} | {peak:,.1f} | {peak - before:,.1f} |")
+    head = [
+        "## Peak memory of the check",
+        "",
+        f"{row.said}, 1 GiB of it for the KV cache, MiB: before, and at the peak meanwhile. A handshake asks for the "
+        "tokens and log-probabilities of 8 probes, at most 128 tokens each, one at a time, and two short replies; the "
+        "vocabulary has 1,024 tokens.",
+        "",
+        "| asked | before | peak | more |",
+        "| --- | --- | --- | --- |",
     ]
-    return "\n".join(
-        [
-            "## Peak memory of the check",
-            "",
-            f"{row.said} (1 GiB of it for the KV cache), MiB: before and at the peak of five plain replies of 32 "
-            "tokens, and of five handshakes of 8 probes.",
-            "",
-            "| asked | before | peak | more |",
-            "| --- | --- | --- | --- |",
-            *lines,
-        ]
-    )
+    return "\n".join([*head, *lines])
 
 
 def _notes(rows: Sequence[Row]) -> str:

@@ -29,10 +29,12 @@ class Loss:
     until_s: float
 
 
-def settings(places: Places, weights: Mapping[str, int], drained: str | None = None) -> dict[str, Any]:
+def settings(
+    places: Places, weights: Mapping[str, int], drained: str | None = None, poll_s: float = POLL_S
+) -> dict[str, Any]:
     """Both checkpoints may stand at every place; the alias decides which of them gets queries."""
     upstreams = {
-        name: {"url": place.url, "poll_s": POLL_S, **({"drain": True} if name == drained else {})}
+        name: {"url": place.url, "poll_s": poll_s, **({"drain": True} if name == drained else {})}
         for name, place in places.items()
     }
     models = {

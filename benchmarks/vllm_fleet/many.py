@@ -19,6 +19,7 @@ from its_proxy.statistics import Estimate
 N_CLIENTS = 64
 WARM_UP_S = 30.0
 BLOCK_S = 10
+POLL_S = 10.0  # longer than pooled connections live, so that at rest there is none
 MIB = 2**20
 SAMPLES = "samples.json"
 FLAT_MIB_A_MINUTE = 1.0
@@ -33,7 +34,7 @@ async def many(part: Part, queries: list[str], *, n_servers: int, seconds: float
     samples: list[tuple[float, Held]] = []
     async with places(part.folder, PLACES[:n_servers], part.progress) as fleet:
         await asyncio.gather(*(place.start(OLD) for place in fleet.values()))
-        async with start_proxy(settings(fleet, {OLD: 1}), part.folder) as proxy:
+        async with start_proxy(settings(fleet, {OLD: 1}, poll_s=POLL_S), part.folder) as proxy:
             await asyncio.gather(*(proxy.until(OLD, name, *SERVED) for name in fleet))
             before = await _at_rest(proxy.pid)
             part.event(f"{N_CLIENTS} clients begin; its-proxy at rest: {_said(before)}")
@@ -108,9 +109,9 @@ async def _at_rest(pid: int) -> Held:
     """After pooled connections have run out; the least of some seconds, for a look at a model list comes and goes."""
     await asyncio.sleep(8)
     held = []
-    for _ in range(20):
+    for _ in range(40):
         held.append(held_by(pid))
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.2)
     return Held(held[-1].rss_bytes, min(h.descriptors for h in held), min(h.connections for h in held))
 
 

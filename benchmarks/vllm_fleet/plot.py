@@ -52,7 +52,6 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 1
 
 
 def _ceiling(value: float) -> float:
-    """The next number above that makes five even steps."""
-    step = next(step for power in range(-3, 9) for step in (5 * 10**power, 10 * 10**power, 25 * 10**power)
-                if step * 6 >= value)  # fmt: skip
-    return step * -(-value // step)
+    """The least of round numbers that is not below it; round: five even steps of it are round, too."""
+    rounds = (number * 10.0**power for power in range(-2, 9) for number in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+    return next(number for number in rounds if number >= value)

@@ -4,11 +4,12 @@
     make results-vllm ARGS="gauge"          # one part: accuracy, tokens or gauge
     make results-vllm ARGS="--report-only"  # the page again, from what has been measured
 
-Resumable: what stands in `--keep` is not measured again. Ctrl-C ends every process that it started.
+Resumable: what stands in `--keep` is not measured again. Ctrl-C and SIGTERM end every process that it started.
 """
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +93,9 @@ def main(parts: Sequence[str], models: Sequence[str], limit: int, token_items: i
     plan = Plan(parts or PARTS, models or MODELS, items, token_items, rounds, keep)
     keep.mkdir(parents=True, exist_ok=True)
     if not report_only:
+        # SIGTERM as Ctrl-C; and that one also where a shell in the background has it ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             asyncio.run(_measure(plan))
         except (RuntimeError, ItsError, aiohttp.ClientError) as error:

@@ -9,7 +9,7 @@ from its_proxy.evaluate import Comparison, Item, Row, collect, compare, read_can
 from its_proxy.statistics import Estimate, wilson
 
 # Items asked at the same time: vLLM puts the candidates of all of them into one batch.
-AT_ONCE = {"vllm": 8, "embedded": 2}
+AT_ONCE = {"vllm": 32, "embedded": 2}
 TOLERANCE = 0.04
 
 

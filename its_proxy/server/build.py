@@ -21,7 +21,7 @@ from its_proxy.server.discovered import OpenUpstream
 from its_proxy.server.metrics import Metrics
 from its_proxy.server.served import Model, Served, passed_through, rules_for
 from its_proxy.settings import AliasSettings, EnsembleSettings, ModelSettings, Settings, UpstreamSettings
-from its_proxy.targets import Target
+from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 from its_proxy.upstreams.http import HttpUpstream
@@ -79,6 +79,7 @@ class _Builder:
         self._environ = environ
         self._before = {target.key: target for target in before.targets()} if before is not None else {}
         self._upstreams = _http_upstreams(settings, environ, before)
+        self._policies: list[tuple[Target, Policy]] = []
         self._refusals: dict[str, ManifestError] = {}
         self._checkpoints = self._open_checkpoints()
         self._embedded = self._open_embedded(before)
@@ -93,7 +94,10 @@ class _Builder:
         aliases = {alias.name: _alias(alias, served) for alias in self._settings.aliases}
         has_embedded = any(not model.upstreams for model in self._settings.models)
         upstreams: list[Upstream] = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
-        return Catalog(served, upstreams, aliases, self._open_upstream())
+        catalog = Catalog(served, upstreams, aliases, self._open_upstream())
+        for target, policy in self._policies:  # only now: nothing can be refused any more, and some are serving
+            target.policy = policy
+        return catalog
 
     def _open_upstream(self) -> OpenUpstream | None:
         """With one upstream and no models, everything that it lists is served."""
@@ -108,7 +112,7 @@ class _Builder:
             lambda checkpoint: rules_for(checkpoint, settings.vote.model_dump(), settings.max_n),
             roots=settings.roots,
             hub=Hub() if settings.hub else None,
-            recheck_s=settings.recheck_s,
+            policy=Policy(recheck_s=settings.recheck_s),
         )
 
     def _open_checkpoints(self) -> dict[str, Checkpoint]:
@@ -160,14 +164,13 @@ class _Builder:
             )
             # The one that runs already knows its load and its verdict.
             target = self._before.get(target.key, target)
-            target.needs_verified = model.handshake == "require"
-            target.weights = model.weights
-            target.recheck_s = self._settings.recheck_s
-            target.is_drained = (
-                upstream.name in self._settings.upstreams and self._settings.upstreams[upstream.name].drain
-            )
+            self._policies.append((target, self._policy(model, upstream.name)))
             targets.append(target)
         return tuple(targets)
+
+    def _policy(self, model: ModelSettings, upstream: str) -> Policy:
+        is_drained = upstream in self._settings.upstreams and self._settings.upstreams[upstream].drain
+        return Policy(model.handshake == "require", model.weights, self._settings.recheck_s, is_drained)
 
     def _serve_ensemble(self, ensemble: EnsembleSettings, members: Sequence[Served]) -> Served:
         """Members share the candidates evenly: by default the first multiple of their count that is at least its n."""

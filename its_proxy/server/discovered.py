@@ -14,7 +14,7 @@ from its_proxy.handshake import PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.plan import VoteRules
 from its_proxy.server.served import Model, Served, passed_through
-from its_proxy.targets import Target
+from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
 
 LIST_TTL_S = 10.0
@@ -32,14 +32,14 @@ class OpenUpstream:
         *,
         roots: Sequence[Path] = (),
         hub: Hub | None = None,
-        recheck_s: float | None = None,
+        policy: Policy,
     ) -> None:
         self.upstream = upstream
         self.served: dict[str, Served] = {}
         self._rules = rules
         self._roots = roots
         self._hub = hub
-        self._recheck_s = recheck_s
+        self._policy = policy
         self._cards: dict[str, Mapping[str, Any]] = {}
         self._found: dict[str, Found] = {}
         self._listed_until = 0.0
@@ -121,7 +121,7 @@ class OpenUpstream:
         checkpoint = found.checkpoint
         if checkpoint is not None:
             log.info("manifest found", model=name, where=found.reason, commit=found.commit)
-            target = Target(name, self.upstream, name, checkpoint, recheck_s=self._recheck_s)
+            target = Target(name, self.upstream, name, checkpoint, policy=self._policy)
             return Served(name, (Model(name, checkpoint, (target,)),), self._rules(checkpoint))
         verdict = PENDING
         if found.error is not None:

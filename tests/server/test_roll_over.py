@@ -29,19 +29,18 @@ def rewritten(strategy, query):
     return rewrite(recipe, [{"role": "user", "content": query}]).messages
 
 
-def exactly(condition):
-    """Waits for it, however long that takes on a busy machine."""
-
-    async def wait():
-        async with asyncio.timeout(60):
-            while not condition():
-                await asyncio.sleep(0.005)
-
-    return wait()
+async def until(condition):
+    """Returns when it holds, however long that takes on a busy machine."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 class Fleet:
-    """Three ports, each with a server of one checkpoint or none; `prompts` is what servers of each have taken on."""
+    """Three ports, each with a server of one checkpoint or none.
+
+    `prompts`: what servers of each checkpoint have taken on; `silent`: ports where queries get no reply.
+    """
 
     def __init__(self, folder):
         self.checkpoints = {name: write_checkpoint(folder / name, manifest(name)) for name in (OLD, NEW)}
@@ -49,7 +48,7 @@ class Fleet:
         self.running = {}
         self.weights = {OLD: 100, NEW: 0}
         self.drained = None
-        self.holds_replies = {}
+        self.silent = set()
         self._ports = {}
         self._open = {}
 
@@ -60,7 +59,7 @@ class Fleet:
             if body.get("return_token_ids"):
                 return Say("x", finish_reason="length")
             self.prompts[strategy].append(body["messages"])
-            return Say("\\boxed{1}", delay_s=0.01 if self.holds_replies.get(place) is None else 60)
+            return Say("\\boxed{1}", delay_s=60 if place in self.silent else 0.01)
 
         self._open[place] = stack = AsyncExitStack()
         serving_it = scripted_upstream(say, [f"egg@{strategy}"], self._ports.get(place, 0))
@@ -101,7 +100,7 @@ async def rolling(folder):
         for place in PLACES:
             await fleet.start(place, OLD)
         async with serving(fleet.flags(), wait=False, read=fleet.settings) as server:
-            await exactly(lambda: all(target(server, OLD, place).is_serving for place in PLACES))
+            await until(lambda: all(target(server, OLD, place).is_serving for place in PLACES))
             yield fleet, server
     finally:
         await fleet.close()
@@ -132,7 +131,7 @@ def target(server, model, place):
 
 async def more(replies, n=12):
     enough = len(replies) + n
-    await exactly(lambda: len(replies) >= enough)
+    await until(lambda: len(replies) >= enough)
 
 
 async def drained(target):
@@ -165,7 +164,7 @@ async def test_a_fleet_rolls_over_without_a_lost_or_a_mismatched_query(tmp_path)
             await drained(target(server, OLD, place))
             await fleet.stop(place)
             await fleet.start(place, NEW)
-            await exactly(lambda place=place: target(server, NEW, place).is_serving)
+            await until(lambda place=place: target(server, NEW, place).is_serving)
             fleet.drained, fleet.weights = None, {OLD: n_old - 1, NEW: n_rolled + 1}
             server.reload()
             await more(replies)
@@ -181,22 +180,21 @@ async def test_a_fleet_rolls_over_without_a_lost_or_a_mismatched_query(tmp_path)
 
 async def test_a_killed_server_costs_what_was_in_flight_on_it_and_is_used_again_when_it_is_back(tmp_path):
     async with rolling(tmp_path) as (fleet, server):
-        fleet.holds_replies["s2"] = True
+        fleet.silent.add("s2")
         async with load(server) as replies:
             victim = fleet.running["s2"]
-            await exactly(lambda: victim.n_open >= 8 and len(replies) >= 12)
-            n_in_flight = len(
-                {json.dumps(body["messages"]) for body in victim.bodies if "return_token_ids" not in body}
-            )
+            await until(lambda: victim.n_open >= 8 and len(replies) >= 12)
             await fleet.stop("s2")
-            await exactly(lambda: not target(server, OLD, "s2").is_serving)
+            queries = [body["messages"] for body in victim.bodies if "return_token_ids" not in body]
+            n_in_flight = len(set(map(json.dumps, queries)))
+            await until(lambda: not target(server, OLD, "s2").is_serving)
             await more(replies)
             failed = [error for status, error in replies if status != 200]
-            fleet.holds_replies.clear()
+            fleet.silent.clear()
             await fleet.start("s2", OLD)
-            await exactly(lambda: target(server, OLD, "s2").is_serving)
+            await until(lambda: target(server, OLD, "s2").is_serving)
             assert not target(server, OLD, "s2").is_ejected
-            await exactly(lambda: fleet.running["s2"].n_finished > 20)
+            await until(lambda: fleet.running["s2"].n_finished > 20)
     assert len(failed) == n_in_flight
     assert all("upstream s2 " in error["message"] for error in failed)
     assert Counter(status for status, _ in replies) == {200: len(replies) - n_in_flight, 502: n_in_flight}
@@ -227,7 +225,7 @@ async def test_a_server_that_is_there_again_is_examined_without_waiting_for_the_
         await asyncio.sleep(0.2)
         assert noted.n_rechecks == 0
         await fleet.start("s1", OLD)
-        await exactly(lambda: noted.n_rechecks > 0)
+        await until(lambda: noted.n_rechecks > 0)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
