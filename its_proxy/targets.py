@@ -124,10 +124,12 @@ class Target:
             verdict = await self._examined(self.checkpoint)
             if n_suspicions != self._n_suspicions:
                 continue  # what was examined may not be what stands there now
-            if verdict != self.verdict:
-                if self.state == "pending":
-                    self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
-                self.verdict = verdict
+            if self.state == "pending" and verdict != self.verdict:
+                self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
+            # The figures in a reason change a little each time; why a target is pending is worth telling.
+            is_news = verdict.state != self.state or (verdict.state == "pending" and verdict != self.verdict)
+            self.verdict = verdict
+            if is_news:
                 on_change(verdict)
             if self.is_local and verdict.state != "pending":
                 return

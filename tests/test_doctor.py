@@ -17,7 +17,7 @@ from its_proxy.doctor import Diagnosis, diagnose, document_of, exit_code, tables
 from its_proxy.handshake import NO_MANIFEST, Check, Report, Verdict
 from its_proxy.server.build import DEMO, build_context
 from its_proxy.settings import load_settings
-from its_proxy.targets import Target
+from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.http import HttpUpstream
 from tests.command import command, ended, start
 from tests.scripted import ScriptedUpstream, scripted_upstream
@@ -83,7 +83,7 @@ async def test_a_forced_one_sided_pair_is_marked(tmp_path):
 
 async def test_weights_are_skipped_where_the_settings_or_the_caller_say_so(checkpoint):
     async with at(Model()) as (upstream, scripted):
-        [by_settings] = await diagnose([Target("model", upstream, "model", checkpoint, weights="skip")])
+        [by_settings] = await diagnose([Target("model", upstream, "model", checkpoint, policy=Policy(weights="skip"))])
         [by_caller] = await diagnose([Target("model", upstream, "model", checkpoint)], skip_weights=True)
     assert states(by_settings)["weights"] == states(by_caller)["weights"] == "skipped"
     assert by_caller.state == "unverified"

@@ -15,6 +15,7 @@ BOTH = (OLD, NEW)
 ALIAS = "demo"
 SERVED = ("verified", "unverified")
 POLL_S = 1.0
+LOST = "queries lost that were not in flight on a lost server, or not lost with 502"
 
 Places = Mapping[str, Place]
 
@@ -59,7 +60,7 @@ def judge(part: Part, load: Load, places: Places, losses: Sequence[Loss]) -> Non
     excused = {reply.number for loss in losses for reply in _in_flight(load.replies, prompts, loss)}
     lost = [reply for reply in load.replies if not reply.is_answered]
     strays = [reply for reply in lost if reply.number not in excused or reply.status != 502]
-    part.check(not strays, "queries lost beyond those", f"{len(strays)} of {len(load.replies):,}{_reasons(strays)}")
+    part.check(not strays, LOST, f"{len(strays)} of {len(load.replies):,}{_reasons(strays)}")
     part.add_rows(_loss_row(load.replies, prompts, loss) for loss in losses)
     part.add_rows(_pair_rows(load.replies))
 
