@@ -27,6 +27,15 @@ from its_proxy.voting.stop import n_to_start
 Mode = Literal["auto", "always", "off"]
 # Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
 _OWN_FIELDS = ("n", "seed", "stream", "stream_options", *SAMPLING_FIELDS)
+# What changes the prompt that a server renders, beside chat_template*, and the value that does not.
+_RENDERING: Mapping[str, Any] = {
+    "add_generation_prompt": True,
+    "add_special_tokens": False,
+    "continue_final_message": False,
+    "documents": None,
+    "reasoning_effort": None,
+    "truncate_prompt_tokens": None,
+}
 
 
 class HasState(Protocol):
@@ -111,6 +120,15 @@ class Plan:
     @property
     def is_forced(self) -> bool:
         return any(planned.is_forced for planned in self.members)
+
+    @property
+    def has_untrained_tools(self) -> bool:
+        """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
+        return any(
+            planned.body.get("tools") and checkpoint is not None and checkpoint.serve.strategy.family != "none"
+            for planned in self.members
+            for checkpoint in [planned.member.checkpoint]
+        )
 
     def member_of(self, index: int) -> PlannedMember:
         """Candidates go round the members, so that a vote stopped early has heard all of them alike."""
@@ -229,7 +247,7 @@ def _share(n: int, position: int, n_members: int) -> int:
 
 def _planned(request: ChatRequest, member: Member, rights: frozenset[str], is_vote: bool, n: int) -> PlannedMember:
     recipe, is_forced = _recipe(request, member, rights)
-    _refuse_own_template(request, recipe, is_forced)
+    _refuse_own_rendering(request, recipe, is_forced)
     body: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
     body.update(_sampling(request, member, is_vote))
     body.update(_max_tokens(request, member))
@@ -272,11 +290,12 @@ def _forced_recipe(checkpoint: Checkpoint, wanted: str) -> Recipe:
         raise RequestError(error.message, param="its.strategy", hint=error.hint) from None
 
 
-def _refuse_own_template(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
+def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
     if recipe is None or recipe.strategy.family == "none" or is_forced:
         return
     for key, value in request.body.items():
-        if key.startswith("chat_template") and value is not None:
+        renders = key.startswith("chat_template") and value is not None
+        if renders or (key in _RENDERING and value not in (None, [], _RENDERING[key])):
             raise StrategyNotApplicable(
                 f"{key} would render a prompt that the pair does not know", param=key, hint="leave it out"
             )

@@ -65,8 +65,8 @@ def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
     """What a plain reply's headers tell, for clients that drop unknown fields; without an outcome, of a stream."""
     pairs = [_pair_id(planned) for planned in plan.members]
     headers = {"x-its-pair": ",".join(pair[:16] for pair in pairs if pair)} if any(pairs) else {}
-    if plan.is_forced:
-        headers["x-its-degraded"] = "forced"
+    if reservations := _reservations(plan):
+        headers["x-its-degraded"] = ", ".join(reservations)
     if outcome is not None:
         valid = sum(candidate.is_valid for candidate in outcome.candidates)
         received = sum(candidate.completion is not None for candidate in outcome.candidates)
@@ -207,10 +207,13 @@ def _abstained(outcome: Outcome) -> dict[str, int]:
     return dict(Counter(candidate.state for candidate in outcome.in_state("no_answer", "truncated")))
 
 
+def _reservations(plan: Plan) -> list[str]:
+    """What is not as the pair was trained."""
+    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools
+
+
 def _degraded(outcome: Outcome) -> str | None:
-    reasons = []
-    if outcome.plan.is_forced:
-        reasons.append("forced")
+    reasons = _reservations(outcome.plan)
     if lost := len(outcome.in_state("lost")):
         reasons.append(f"lost {lost}")
     if outcome.stopped == "deadline":

@@ -75,6 +75,7 @@ class Target:
         self.n_ejections = 0
         self.retry_in_s = FIRST_RETRY_S
         self._n_suspicions = 0
+        self._examination: asyncio.Timeout | None = None
         self._failures = 0
         self._ejected_until = 0.0
         self._wake = asyncio.Event()
@@ -117,23 +118,43 @@ class Target:
     # -- the verdict ---------------------------------------------------------------------------------------------------
 
     async def watch(self, on_change: Callable[[Verdict], None]) -> None:
-        """Keeps the verdict up to date for as long as it runs; ends only where nothing can change any more."""
+        """Keeps the verdict up to date for as long as it runs; ends only where nothing can change any more.
+
+        What a watch before this one has found, as before a reload, stands until something calls for more.
+        """
+        is_known = self.state != "pending"
         while self.checkpoint is not None:
-            self._wake.clear()
-            n_suspicions = self._n_suspicions
-            verdict = await self._examined(self.checkpoint)
-            if n_suspicions != self._n_suspicions:
-                continue  # what was examined may not be what stands there now
-            if self.state == "pending" and verdict != self.verdict:
-                self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
-            # The figures in a reason change a little each time; why a target is pending is worth telling.
-            is_news = verdict.state != self.state or (verdict.state == "pending" and verdict != self.verdict)
-            self.verdict = verdict
-            if is_news:
-                on_change(verdict)
-            if self.is_local and verdict.state != "pending":
+            if not is_known:
+                await self._judge(self.checkpoint, on_change)
+            is_known = False
+            if self.is_local and self.state != "pending":
                 return
             await self._pause()
+
+    async def _judge(self, checkpoint: Checkpoint, on_change: Callable[[Verdict], None]) -> None:
+        """One examination and the verdict that follows from it; one that is cut short leaves none, and is due again."""
+        self._wake.clear()
+        n_suspicions, verdict = self._n_suspicions, None
+        self._examination = limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                verdict = await self._examined(checkpoint)
+        except TimeoutError:
+            pass
+        finally:
+            if self._examination is limit:  # not that of a watch which has taken over
+                self._examination = None
+            if verdict is None:
+                self._wake.set()
+        if verdict is None or n_suspicions != self._n_suspicions:
+            return  # what was examined may not be what stands there now
+        if self.state == "pending" and verdict != self.verdict:
+            self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
+        # The figures in a reason change a little each time; why a target is pending is worth telling.
+        is_news = verdict.state != self.state or (verdict.state == "pending" and verdict != self.verdict)
+        self.verdict = verdict
+        if is_news:
+            on_change(verdict)
 
     def recheck(self) -> None:
         """Examine again soon; until then the verdict stands."""
@@ -141,6 +162,8 @@ class Target:
 
     def suspect(self, reason: str) -> bool:
         """Examine again before anything else is sent here; whether that changed the verdict."""
+        if self._examination is not None and not self._examination.expired():
+            self._examination.reschedule(0)  # it may be waiting for a reply from what is there no more
         was_serving = self.checkpoint is not None and self.state in ("verified", "unverified")
         if was_serving:
             self.verdict = Verdict("pending", reason)

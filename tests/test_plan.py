@@ -174,6 +174,26 @@ def test_a_clients_own_template_is_refused_by_a_persona_model(none, persona, key
     assert plan(persona, **{key: None}).n == 8
 
 
+@pytest.mark.parametrize(("field", "changes", "leaves"), [
+    ("add_generation_prompt", False, True), ("continue_final_message", True, False),
+    ("add_special_tokens", True, False),
+    ("documents", [{"text": "x"}], []), ("reasoning_effort", "high", None), ("truncate_prompt_tokens", 9, None),
+])  # fmt: skip
+def test_a_field_that_changes_the_rendered_prompt_is_refused_by_a_persona_model(none, persona, field, changes, leaves):
+    with pytest.raises(StrategyNotApplicable) as caught:
+        plan(persona, **{field: changes})
+    assert caught.value.param == field
+    assert body_of(plan(none, **{field: changes}))[field] == changes
+    assert plan(persona, **{field: leaves}).n == 8
+
+
+def test_tools_in_a_prompt_that_was_trained_without_are_told(none, persona):
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert plan(persona, tools=tools).has_untrained_tools
+    assert not plan(persona, tools=[]).has_untrained_tools
+    assert not plan(none, tools=tools).has_untrained_tools
+
+
 @pytest.mark.parametrize("messages", [
     [{"role": "system", "content": "Be brief."}],
     [{"role": "user", "content": "  "}],

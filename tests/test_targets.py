@@ -190,6 +190,62 @@ async def test_load_is_no_reason_to_leave_a_server_that_was_examined(checkpoint)
     assert [verdict.state for verdict in verdicts] == ["unverified"]
 
 
+async def test_a_watch_after_another_one_asks_nothing_that_is_known(checkpoint):
+    """As after a reload: a server that was drained, to be stopped, must not be busy with probes."""
+    async with watched(checkpoint) as (target, _, scripted):
+        await until(lambda: target.state == "unverified")
+        n_asked = len(scripted.bodies)
+        async with watching(target):
+            await asyncio.sleep(0.1)
+        assert (len(scripted.bodies), target.state) == (n_asked, "unverified")
+
+
+async def test_an_examination_that_a_reload_cuts_short_is_made_up_for(checkpoint):
+    delays = {"delay_s": 0.0}
+
+    def say(body, number):
+        return Say("x", finish_reason="length", **delays)
+
+    async with scripted_upstream(say, ["m@pair"]) as scripted:
+        scripted.tokens = lambda body: tokens_of(body["messages"])
+        upstream = HttpUpstream("gpu", scripted.url)
+        target = Target("m", upstream, "m@pair", checkpoint)
+        async with watching(target):
+            await until(lambda: target.state == "unverified")
+        scripted.tokens, delays["delay_s"] = lambda body: [1, 2, 3], 60
+        target.recheck()
+        async with watching(target):
+            await until(lambda: scripted.n_open == 1)
+        delays["delay_s"] = 0
+        async with watching(target):
+            await until(lambda: target.state == "mismatch")
+        await upstream.close()
+
+
+async def test_a_doubt_ends_an_examination_that_waits_for_what_is_there_no_more(checkpoint):
+    async with watched(checkpoint) as (target, _, scripted):
+        await until(lambda: target.state == "unverified")
+        say = scripted.script
+        scripted.script = lambda body, number: Say("x", delay_s=60)
+        target.recheck()
+        await until(lambda: scripted.n_open == 1)
+        scripted.script = say
+        assert target.suspect("it cannot be reached")
+        assert not target.suspect("it cannot be reached"), "twice in a moment"
+        await until(lambda: target.state == "unverified")
+        assert scripted.n_cancelled == 1
+
+
+@asynccontextmanager
+async def watching(target):
+    running = asyncio.create_task(target.watch(lambda verdict: None))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
 async def test_a_suspected_target_gets_nothing_until_it_is_examined_again(checkpoint):
     async with watched(checkpoint) as (target, verdicts, _):
         await until(lambda: target.state == "unverified")

@@ -1,6 +1,7 @@
 """Starts every server, tries every case on it, keeps each result, and writes the report."""
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import click
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -24,6 +26,9 @@ from tests.real_vllm.server import VllmError, start_vllm, vllm_command
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 CASE_TIMEOUT_S = 300.0
+# By default every server binds itself to the same core, where two of them get half of what the machine has.
+UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+START_TIMEOUT_S = 900.0  # a busy machine is no reason to leave a case untried
 
 
 @click.command()
@@ -35,12 +40,13 @@ CASE_TIMEOUT_S = 300.0
 @click.option("--only", multiple=True, help="Servers whose name holds this text; the report then says what is missing.")
 @click.option("--at-once", default=2, show_default=True, help="Servers at a time, a core and 2.4 GB each.")
 @click.option("--report-only", is_flag=True, help="Writes the report from the results that are there.")
-@click.option("--any-code", is_flag=True, help="Keeps results that other versions of the code have judged.")
+@click.option("--any-code", is_flag=True, help="Keeps what other versions of the code judged right.")
 def main(
     bases: Path | None, keep: Path, out: Path, only: tuple[str, ...], at_once: int, report_only: bool, any_code: bool
 ) -> None:
     """Tries the handshake against real vLLM servers; stopped and started again, it continues."""
     quiet_libraries(1)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     shop, book = Workshop(keep, bases), Book(keep / "results.jsonl", any_code=any_code)
     known = starts()
     planned = [start for start in known if bases is not None or not start.needs_bases]
@@ -97,7 +103,15 @@ class Run:
             try:
                 checkpoint = await asyncio.to_thread(start.checkpoint, self.shop)
                 flags = ("--served-model-name", *start.names, *await asyncio.to_thread(start.flags, self.shop))
-                async with start_vllm(checkpoint, start.names[0], *flags, log=log, env=start.env, say=say) as vllm:
+                async with start_vllm(
+                    checkpoint,
+                    start.names[0],
+                    *flags,
+                    log=log,
+                    env={**UNBOUND, **start.env},
+                    timeout_s=START_TIMEOUT_S,
+                    say=say,
+                ) as vllm:
                     progress.update(line, description=start.name)
                     for case in missing:
                         await self._try(case, start.name, World(self.shop, vllm))

@@ -57,7 +57,7 @@ def row_of(case: Case, start: str, found: Found, seconds: float, date: str) -> R
 
 
 class Book:
-    """A JSONL file of rows. `any_code`: those that other versions of the code have judged count as well."""
+    """A JSONL file of rows. `any_code`: what other versions of the code have judged right counts as well."""
 
     def __init__(self, path: Path, *, any_code: bool = False) -> None:
         self.path = path
@@ -69,7 +69,7 @@ class Book:
         if not self.path.exists():
             return []
         rows = [_row(json.loads(line)) for line in self.path.read_text("utf-8").splitlines()]
-        return list({row.case: row for row in rows if self.any_code or row.code == CODE}.values())
+        return list({row.case: row for row in rows if row.code == CODE or (self.any_code and row.is_right)}.values())
 
     def missing(self, cases: Iterable[Case]) -> list[Case]:
         known = {row.case for row in self.rows()}

@@ -37,6 +37,11 @@ def demo(name: str = ARM) -> Make:
     return lambda shop: shop.demo(name)
 
 
+def trained(name: str) -> Make:
+    """Of the demo's own run."""
+    return lambda shop: shop.trained(name)
+
+
 def changed_with(name: str, change: Callable[[Workshop], Callable[[Path], None]]) -> Make:
     """For a change that itself needs something of the workshop."""
     return lambda shop: shop.variant(name, change(shop))

@@ -40,6 +40,7 @@ from benchmarks.torture_vllm.checkpoints import (
     scaled_lora,
     thinking,
     thinking_parsed,
+    trained,
 )
 from benchmarks.torture_vllm.gateways import Change, behind, without
 from benchmarks.torture_vllm.honest import honest, memory_of_the_check, under_load
@@ -85,8 +86,9 @@ def honest_start(name: str, *flags: str, kind: Kind = "honest") -> Start:
 
 
 def starts() -> tuple[Start, ...]:
-    return (_plain(), lora_server(), *_arms(), *_honest(), *_templates(), *_tokenizers(), *_parsers(), *_configs(),
-            *_of_the_bases(), *_perturbed(), *_notes())  # fmt: skip
+    """The most telling ones first."""
+    return (_plain(), lora_server(), *_arms(), *_templates(), *_tokenizers(), *_parsers(), _of_the_bases(),
+            *_honest(), *_configs(), *_perturbed(), *_notes())  # fmt: skip
 
 
 def _plain() -> Start:
@@ -314,19 +316,16 @@ def _configs() -> tuple[Start, ...]:
     )  # fmt: skip
 
 
-def _of_the_bases() -> tuple[Start, ...]:
-    """Same shape, tokenizer and template; some carry the very same pair id."""
+def _of_the_bases() -> Start:
+    """Same shape, tokenizer and template, read in place; the last one even has the very same pair id."""
     found = {
         "weights of the base": "seen/base",
         "weights of the other base": "unseen/base",
         "weights of the same arm on the other base": "unseen/arms/random",
     }
-
-    def start(name: str, folder: str) -> Start:
-        case = mismatch(name, "weights", against(demo()))
-        return Start(name, lambda shop: shop.trained(folder), (case,), (OWN,), needs_bases=True)
-
-    return tuple(start(name, folder) for name, folder in found.items())
+    cases = [mismatch(name, "weights", with_weights(trained(folder), against(demo()), demo()))
+             for name, folder in found.items()]  # fmt: skip
+    return Start("weights of the demo's own run", demo(), tuple(cases), (OWN,), env=IN_PLACE, needs_bases=True)
 
 
 def _perturbed() -> tuple[Start, ...]:

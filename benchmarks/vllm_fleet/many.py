@@ -71,9 +71,10 @@ def _judge(
     asked = f"growth of RSS after {WARM_UP_S:g} s, certainly below {FLAT_MIB_A_MINUTE:g} MiB a minute"
     part.check(growth.high < FLAT_MIB_A_MINUTE, asked, found)
     waits = sorted(reply.ended_s - reply.began_s for reply in replies)
+    n_in_time = sum(reply.ended_s <= seconds for reply in replies)
     peak = max(held.connections for _, held in samples)
     part.add_rows([{
-        "what": part.name, "queries": len(replies), "queries a second": f"{sum(reply.ended_s <= seconds for reply in replies) / seconds:.1f}",
+        "what": part.name, "queries": len(replies), "queries a second": f"{n_in_time / seconds:.1f}",
         "p50 s": f"{waits[len(waits) // 2]:.1f}", "p99 s": f"{waits[int(0.99 * len(waits))]:.1f}",
         "most connections": peak, "RSS MiB before": f"{before.rss_bytes / MIB:.1f}",
         f"at {WARM_UP_S:g} s": f"{warm[0][1] / MIB:.1f}", "at the end": f"{warm[-1][1] / MIB:.1f}",

@@ -103,7 +103,7 @@ async def _kill(part: Part, proxy: Proxy, load: Load, victim: Place, losses: lis
 async def _stop(part: Part, proxy: Proxy, load: Load, victim: Place, losses: list[Loss]) -> None:
     from_s = load.now()
     await victim.stop()
-    losses.append(Loss(victim.name, "stopped without draining (SIGTERM)", from_s, load.now()))
+    losses.append(Loss(victim.name, "stopped without draining (SIGTERM)", from_s, load.now(), (500, 502)))
     part.event(f"{victim.name} stopped without draining, within {load.now() - from_s:.1f} s")
     await _come_back(part, proxy, victim)
 

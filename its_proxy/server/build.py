@@ -96,6 +96,8 @@ class _Builder:
         upstreams: list[Upstream] = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
         catalog = Catalog(served, upstreams, aliases, self._open_upstream())
         for target, policy in self._policies:  # only now: nothing can be refused any more, and some are serving
+            if target.policy.weights != policy.weights:
+                target.recheck()
             target.policy = policy
         return catalog
 

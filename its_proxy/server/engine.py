@@ -58,7 +58,7 @@ _CONTROL = {code: "�" for code in (*range(32), 127) if chr(code) != "\t"}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Nobody but its-proxy may ask it, and that keeps a log of its own.
 _OWN_CALL = re.compile(r'INFO: .* - "(GET /health |(GET|POST) /\S* HTTP/\S+" 200)')
-_KILLED = "the kernel does that when memory runs out: its log (dmesg) would tell"
+_KILLED = "the kernel kills like that when memory runs out: its log (dmesg) would tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class VllmEngine:
         cause = cause_of(lines)
         how = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
         when = "" if self.is_healthy else " before it was ready"
-        hint = _KILLED if code == 137 or "exit code: -9" in cause else ""
+        hint = _KILLED if code == 128 + signal.SIGKILL or "died unexpectedly" in cause else ""
         return ItsError(f"vLLM {how}{when}" + (f": {cause}" if cause else ""), hint=hint)
 
     async def stop(self, *, at_once: bool = False) -> None:

@@ -146,7 +146,7 @@ async def start_vllm(
     log: Path,
     env: Mapping[str, str] | None = None,
     port: int | None = None,
-    timeout_s: float = 300.0,
+    timeout_s: float = 600.0,
     say: Progress | None = None,
 ) -> AsyncIterator[VllmServer]:
     """A server that answers /health; `flags` come last, so they overrule ours. Its whole output goes to `log`.

@@ -29,9 +29,9 @@ WAYS_TO_ASK = {
 
 @pytest.fixture
 async def proxy(vllm, checkpoint, tmp_path):
-    """As the common one, but its manifest allows long candidates, and `hurried` has half a second for them."""
+    """As the common one, but its candidates may be long, and differ in length; `hurried` has half a second for them."""
     document = json.loads((checkpoint / "its.json").read_text())
-    document["vote"]["max_tokens"] = MAX_TOKENS
+    document["vote"].update(max_tokens=MAX_TOKENS, temperature=1.4)
     model = {"upstream": "gpu", "served_name": vllm.name, "checkpoint": write_checkpoint(tmp_path / "long", document)}
     models = {
         "model": model,

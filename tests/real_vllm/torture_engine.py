@@ -19,8 +19,9 @@ READY = "its-proxy serves demo-random at"
 
 def process_of(server, word):
     """The process id of the one process of vLLM whose command line holds `word`."""
-    found = [pid for pid in server.engines() if any(word in part for part in command_line(pid))]
-    assert len(found) == 1, [command_line(pid) for pid in server.engines()]
+    lines = {pid: command_line(pid) for pid in server.engines()}
+    found = [pid for pid, line in lines.items() if word in line and not any("guard.py" in part for part in line)]
+    assert len(found) == 1, lines
     return found[0]
 
 
@@ -53,7 +54,7 @@ async def test_a_killed_proxy_leaves_no_process(checkpoint, words):
 @pytest.mark.parametrize(("victim", "words"), [
     ("serve", "Error: vLLM was killed by signal 9: "),
     ("VLLM::EngineCore", "Error: vLLM ended with exit code "),
-    ("VLLM::Worker", "Error: vLLM ended with exit code 0: Worker proc VllmWorker-0 died unexpectedly (exit code: -9)"),
+    ("VLLM::Worker", "Error: vLLM ended with exit code 0: Worker proc VllmWorker-0 died unexpectedly "),
 ])  # fmt: skip
 async def test_whichever_of_its_processes_is_killed_the_proxy_ends_with_it(checkpoint, victim, words):
     async with vllm_of(checkpoint) as server:
@@ -80,7 +81,7 @@ async def test_a_longer_context_than_the_model_has_is_one_clear_end(checkpoint):
 async def test_a_port_that_was_taken_meanwhile_is_one_clear_end(checkpoint):
     """The port is ours to choose, so it takes someone who is faster than vLLM."""
     async with vllm_of(checkpoint) as server:
-        port = int(server.heard.rpartition("--port ")[2].split()[0])
+        port = int((await server.hear("--port ")).rpartition("--port ")[2].split()[0])
         other = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
         async with other:
             done = await server.end(timeout_s=START_S)

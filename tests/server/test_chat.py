@@ -207,6 +207,14 @@ class TestVoteAuto:
             assert completion["its"]["n"] == 1
             assert len(upstream.bodies) == 1
 
+    async def test_tools_in_a_persona_models_prompt_are_told_on_the_reply(self, checkpoint):
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        async with serving_script(box(7), checkpoint) as (server, _):
+            reply = await server.ask(tools=tools)
+            streamed = await server.ask(tools=tools, stream=True)
+        assert (reply.json["its"]["degraded"], reply.headers["x-its-degraded"]) == ("tools", "tools")
+        assert streamed.headers["x-its-degraded"] == "tools"
+
     async def test_always_asks_all_of_them_whatever_the_question(self, checkpoint):
         async with serving_script(Say("I am a model."), checkpoint) as (server, upstream):
             _, completion = await server.chat(CHAT_QUERY, its={"vote": "always"})

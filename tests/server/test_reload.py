@@ -54,6 +54,19 @@ async def test_what_has_not_changed_keeps_its_verdict_and_its_connections(tmp_pa
         assert (await here.server.chat(model="best"))[0] == 200
 
 
+async def test_only_what_an_examination_depends_on_calls_for_a_new_one(tmp_path):
+    async with reloadable(tmp_path) as here:
+        [target] = here.server.context.catalog.targets()
+        n_asked = len(here.one.bodies)
+        here.settings["upstreams"]["one"]["drain"] = True
+        here.reload()
+        await asyncio.sleep(0.1)
+        assert (target.policy.is_drained, len(here.one.bodies)) == (True, n_asked)
+        here.settings["models"]["model"]["weights"] = "skip"
+        here.reload()
+        await here.one.until(lambda: len(here.one.bodies) > n_asked)
+
+
 async def test_a_drained_upstream_gets_no_new_query_and_ends_those_it_has(tmp_path):
     hold = asyncio.Event()
 
