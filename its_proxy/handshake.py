@@ -18,6 +18,7 @@ from its_proxy.codesign.manifest import Probe, ProbeReply
 from its_proxy.evidence import MAX_TOKENS, Comparison, Scored, compare, has_reference, scored_tokens
 from its_proxy.probes import ask_logprobs, ask_reply, ask_tokens
 from its_proxy.upstreams.base import Upstream
+from its_proxy.voting.answers import after_reasoning
 
 State = Literal["pending", "verified", "unverified", "mismatch", "none"]
 CheckState: TypeAlias = Literal["ok", "failed", "unknown", "skipped"]
@@ -311,11 +312,16 @@ def _is_short(probe: Probe) -> bool:
 
 
 def _difference(message: Mapping[str, Any], recorded: ProbeReply) -> str | None:
-    """What a server did to the text. Space is not compared: parsers and detokenizers trim it as they like."""
-    content = _letters(message.get("content"))
+    """What a server did to the text. Space is not compared: parsers and detokenizers trim it as they like.
+
+    Where no thoughts are recorded, it is what a vote reads that counts: they may be parsed out, or stand before it.
+    """
+    has_thoughts = recorded.reasoning is not None
+    content = _letters(message.get("content"), whole=has_thoughts)
+    content_then = _letters(recorded.content, whole=has_thoughts)
     reasoning = _letters(message.get("reasoning") or message.get("reasoning_content"))
-    content_then, reasoning_then = _letters(recorded.content), _letters(recorded.reasoning)
-    if (content, reasoning) == (content_then, reasoning_then):
+    reasoning_then = _letters(recorded.reasoning)
+    if content == content_then and (reasoning == reasoning_then or not has_thoughts):
         return None
     figures = (
         f"the recorded tokens came back as {len(content)} characters of content and {len(reasoning)} of reasoning, "
@@ -328,7 +334,9 @@ def _difference(message: Mapping[str, Any], recorded: ProbeReply) -> str | None:
     return f"the reply was cut or rewritten: {figures}"
 
 
-def _letters(text: Any) -> str:
+def _letters(text: Any, *, whole: bool = True) -> str:
+    """Without its space; unless `whole`, what follows its reasoning part."""
+    text = after_reasoning(text) if isinstance(text, str) and not whole else text
     return "".join(text.split()) if isinstance(text, str) else ""
 
 

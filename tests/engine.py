@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.command import Ended, ended, start
-from tests.processes import command_line, marked, of_sessions
+from tests.processes import command_line, marked, of_groups
 
 STAND_IN = shlex.join([sys.executable, str(Path(__file__).parent / "engine_process.py")])
 """A command in vLLM's place: a real process that does what its flags say."""
@@ -34,7 +34,7 @@ class Starting:
     process: asyncio.subprocess.Process
     mark: str
     heard: str = ""
-    sessions: set[int] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)
 
     async def hear(self, words: str, timeout_s: float = 30.0) -> str:
         """Reads on until `words` have come; returns all that was said until then."""
@@ -59,8 +59,9 @@ class Starting:
         found = set(marked(self.mark)) - {self.process.pid}
         for pid in found:
             with suppress(ProcessLookupError):
-                self.sessions.add(os.getsid(pid))
-        return sorted(found | set(of_sessions(self.sessions)))
+                # A guard that has only just begun is still in the group of the tests.
+                self.groups |= {os.getpgid(pid)} - {os.getpgrp()}
+        return sorted(found | set(of_groups(self.groups)))
 
     async def until_nobody_is_left(self) -> None:
         """For at most 10 s; AssertionError names those that stay, and kills them."""

@@ -18,13 +18,13 @@ def marked(mark: str, name: str = "MARK") -> list[int]:
     return [pid for pid in pids if pid != os.getpid()]
 
 
-def of_sessions(sessions: Collection[int]) -> list[int]:
-    """Process ids of the living in these sessions; vLLM's cores write their names over their environment."""
+def of_groups(groups: Collection[int]) -> list[int]:
+    """Process ids of the living in these process groups; vLLM's cores write their names over their environment."""
     pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if state not in "ZX" and int(session) in sessions:
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if state not in "ZX" and int(group) in groups:
                 pids.append(int(stat.parent.name))
     return pids
 

@@ -456,6 +456,22 @@ async def test_reasoning_recorded_apart_must_come_apart(tmp_path, message, state
     assert states(report)["reply"] == state
 
 
+@pytest.mark.parametrize("content", ["\\boxed{7}", "<think>3+4=7</think>\\boxed{7}"])
+@pytest.mark.parametrize(("message", "state"), [
+    ({"content": "\\boxed{7}", "reasoning": "3+4=7"}, "ok"),
+    ({"content": "<think>\n3+4=7</think>\n\\boxed{7}"}, "ok"),
+    ({"content": None, "reasoning": "<think>3+4=7</think>\\boxed{7}"}, "failed"),
+    ({"content": "<think><think>3+4=7\\boxed{7}"}, "failed"),
+    ({"content": "3+4=7"}, "failed"),
+])  # fmt: skip
+async def test_where_no_reasoning_is_recorded_it_is_what_a_vote_reads_that_counts(tmp_path, content, message, state):
+    """A checkpoint that thinks, recorded without a server: thoughts may be parsed out, or stand before the answer."""
+    document = recorded()
+    document["probes"][0]["reply"] = {"content": content, "reasoning": None}
+    report = await report_on(tmp_path, Model(message=message), document)
+    assert states(report)["reply"] == state
+
+
 async def test_space_at_the_ends_of_a_reply_is_nobodys_parser(tmp_path):
     report = await report_on(tmp_path, Model(message={"content": f"\n {REPLY} "}))
     assert states(report)["reply"] == "ok"
@@ -471,6 +487,14 @@ async def test_a_greedy_reply_of_other_tokens_says_nothing_about_parsers(tmp_pat
         report = await examine(checkpoint, upstream, "model", is_local=False)
     assert (report.verdict.state, states(report)["reply"]) == ("verified", "unknown")
     assert len([body for body in scripted.bodies if body["max_tokens"] > 1]) == 4
+
+
+async def test_a_reply_that_ends_early_on_the_recorded_way_was_cut(tmp_path):
+    """By a cap of the server's own, or of something before it."""
+    model = Model(completion=list(COMPLETION[:-1]), message={"content": REPLY[:-1]})
+    report = await report_on(tmp_path, model)
+    assert report.verdict.state == "mismatch"
+    assert report.verdict.reason.startswith("the reply was cut or rewritten")
 
 
 async def test_two_replies_are_enough(tmp_path):

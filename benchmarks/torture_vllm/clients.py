@@ -104,9 +104,9 @@ def _judged(reply: Reply, prompts: set[tuple[int, ...]], expected: set[tuple[int
             "refused" if reply.status == 400 else "failed", f"{reply.status}: {reply.json['error']['message']}"
         )
     its = reply.json.get("its") or {}
-    marks = [name for name in ("forced", "degraded", "adapted") if its.get(name)]
+    marks = [name for name in ("forced", "degraded") if its.get(name)]
     if marks:
-        return Found("marked", f"the reply says {', '.join(marks)}")
+        return Found("marked", "the reply says " + ", ".join(f"{name}: {its[name]}" for name in marks))
     if prompts == expected:
         return Found("unchanged", "vLLM read the prompt that the pair renders to")
     return Found("changed", f"vLLM read another prompt, and the reply says nothing of it: {_shown(its)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import its_proxy
+import its_training.record
 from its_proxy.checkpoint import read_manifest
 from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.manifest import Manifest, Pair
@@ -27,7 +28,9 @@ DEMO = Path(its_proxy.__file__).parent / "demo"
 ARM = "demo-random"
 SIBLINGS = ("demo-none", "demo-similar", "demo-dissimilar")
 
-MAKERS = ("workshop.py", "checkpoints.py", "files.py")
+MAKERS = [Path(__file__).with_name(name) for name in ("workshop.py", "checkpoints.py", "files.py")]
+MAKERS.append(Path(its_training.record.__file__))
+"""The code that a checkpoint comes from: made anew when it changes."""
 
 Document = dict[str, Any]
 Weights = dict[str, Any]
@@ -53,7 +56,7 @@ class Workshop:
     def variant(self, name: str, change: Callable[[Path], None], source: Path | None = None) -> Path:
         """A copy of a checkpoint (by default of the demo's `random` arm) that `change` has edited, whole or absent."""
         folder, source = self.folder / "checkpoints" / name, source or self.demo()
-        inputs = {"source": _digests(source.iterdir()), "made by": _digests(Path(__file__).parent / n for n in MAKERS)}
+        inputs = {"source": _digests(source.iterdir()), "made by": _digests(MAKERS)}
 
         def make(work: Path) -> None:
             shutil.copytree(source, work, dirs_exist_ok=True)

@@ -13,7 +13,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ from benchmarks.vllm_fleet import stand_in
 from benchmarks.vllm_fleet.ensemble import ensemble
 from benchmarks.vllm_fleet.many import many
 from benchmarks.vllm_fleet.part import Part, read_part
-from benchmarks.vllm_fleet.report import TITLES, write_report
+from benchmarks.vllm_fleet.report import SCRIPTED, TITLES, write_report
 from benchmarks.vllm_fleet.roll_over import lose, roll_over
 from benchmarks.vllm_fleet.servers import DEMO
 
@@ -40,17 +41,28 @@ def main(
 ) -> None:
     """Measures the parts that are not kept yet, then writes the report; exit code 1 where something does not hold."""
     with tempfile.TemporaryDirectory() as folder:
-        if stands_in:
-            keep = keep / "stand-in"
-            os.environ["ITS_VLLM"] = str(stand_in.install(Path(folder)))
+        keep = keep / "stand-in" if stands_in else keep
         for name in names or TITLES:
             if anew or read_part(keep / name) is None:
-                _measure(name, keep / name, pause_s, seconds)
+                with _vllm(stand_in.install(Path(folder)) if stands_in or name == SCRIPTED else None):
+                    _measure(name, keep / name, pause_s, seconds)
     parts = {name: part for name in TITLES if (part := read_part(keep / name)) is not None}
     write_report(parts, out)
     failed = [name for name, part in parts.items() if not part.holds]
     click.echo(f"written: {out}" + (f"; does not hold: {', '.join(failed)}" if failed else ""))
     sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def _vllm(environment: Path | None) -> Iterator[None]:
+    """Another environment than the one that ITS_VLLM names, where one is given."""
+    before = dict(os.environ)
+    try:
+        os.environ |= {"ITS_VLLM": str(environment)} if environment is not None else {}
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 def _measure(name: str, folder: Path, pause_s: float, seconds: float) -> None:
@@ -62,6 +74,7 @@ def _measure(name: str, folder: Path, pause_s: float, seconds: float) -> None:
         "ensemble": lambda part: ensemble(part, queries, pause_s=pause_s),
         "many-1": lambda part: many(part, queries, n_servers=1, seconds=seconds),
         "many-3": lambda part: many(part, queries, n_servers=3, seconds=seconds),
+        SCRIPTED: lambda part: many(part, queries, n_servers=1, seconds=seconds),
     }
     shutil.rmtree(folder, ignore_errors=True)
     part = Part(name, folder)

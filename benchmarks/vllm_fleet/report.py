@@ -10,6 +10,7 @@ from benchmarks.vllm_fleet.many import MIB, SAMPLES, WARM_UP_S
 from benchmarks.vllm_fleet.part import Part
 from benchmarks.vllm_fleet.plot import Line, draw
 
+SCRIPTED = "many-scripted"
 TITLES = {
     "roll-over": "Roll-over from one checkpoint to the next",
     "roll-over-kill": "The same while another server is killed and started again",
@@ -17,6 +18,7 @@ TITLES = {
     "ensemble": "`demo-three` over three servers",
     "many-1": "64 voted clients before one server",
     "many-3": "64 voted clients before three servers",
+    SCRIPTED: "64 voted clients before a scripted server",
 }
 _HEAD = """# A fleet of real vLLM servers behind its-proxy
 

@@ -26,6 +26,14 @@ _LOGGING = {
     },
 }
 
+_VARIABLES = {
+    # By default every server would bind its threads to the same core.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    # By default 5 s: on a machine that stands still for seconds, calls are then sent on connections just being closed.
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
+}
+
 Say = Callable[[str], None]
 
 
@@ -63,9 +71,7 @@ class Place:
             # The CPU build dies of a prompt that it reads in two steps under a seed ("does not use offset").
             "--no-enable-chunked-prefill",
             log=start.log, port=self.port, timeout_s=START_TIMEOUT_S, say=lambda line: self.say(f"{self.name}: {line}"),
-            # By default every server would bind its threads to the same core.
-            env={"VLLM_LOGGING_CONFIG_PATH": str(_logging(self.folder)), "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                 "OMP_NUM_THREADS": "1"},
+            env=_VARIABLES | {"VLLM_LOGGING_CONFIG_PATH": str(_logging(self.folder))},
         )  # fmt: skip
         self.starts.append(start)
         self.server = await self._open.enter_async_context(serving)

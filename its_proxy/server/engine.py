@@ -6,8 +6,8 @@
         await engine.until_healthy()
         raise await engine.end()         # why it ended, whenever that is
 
-vLLM runs under `guard.py`, in a session of its own: a terminal's Ctrl-C does not reach it, and it ends in order when
-its-proxy does, however that came about.
+vLLM runs under `guard.py`, in a process group of its own: a terminal's Ctrl-C does not reach it, and it ends in order
+when its-proxy does, however that came about.
 """
 
 import asyncio
@@ -178,7 +178,6 @@ class VllmEngine:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
         )
         self._reading = asyncio.create_task(self._read(self._process))
 

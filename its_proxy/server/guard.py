@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 LEFTOVERS_S = 2.0  # for what outlived the command's first process, to end by itself
@@ -179,6 +180,10 @@ def _open_alarm() -> int:
 
 
 def main(arguments: list[str]) -> int:
+    # A terminal signals its foreground group only. No session of its own: the scheduler would treat that as one unit,
+    # and vLLM, which spins between tokens, would keep its clients on a small machine from the cores.
+    with suppress(PermissionError):  # it leads a session already
+        os.setpgid(0, 0)
     if sys.platform == "linux":
         # Orphans become our children, not init's, so none can hide.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -115,7 +115,7 @@ class TestReadiness:
     async def test_while_it_loads_the_proxy_lives_and_says_how_far_it_is(self, kind, request, tmp_path):
         folder = request.getfixturevalue(kind)
         go = tmp_path / "go"
-        loading = r"Loading safetensors checkpoint shards:  45% Completed | 5/11\n"
+        loading = r"Loading safetensors checkpoint shards:  45% Completed | 5/11 [00:21<00:25]\n"
         async with starting(folder, "--wait-for", go, "--say", loading) as server:
             await server.hear("loading safetensors checkpoint shards 5/11")
             assert (await get(server.url, "/livez"))[0] == 200
@@ -168,9 +168,7 @@ class TestEnd:
     async def test_a_terminals_interrupt_does_not_reach_the_engine(self, plain):
         async with starting(plain) as server:
             await server.hear("its-proxy serves plain at")
-            sessions = {os.getsid(pid) for pid in server.engines()}
             groups = {os.getpgid(pid) for pid in server.engines()}
-            assert os.getsid(server.process.pid) not in sessions
             assert os.getpgid(server.process.pid) not in groups
 
     @pytest.mark.parametrize(

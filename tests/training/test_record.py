@@ -78,14 +78,14 @@ def test_a_probe_tells_what_the_serving_route_makes_of_its_completion(folders, p
 
 @pytest.mark.parametrize(("prompt", "completion", "content"), [
     ("2+3?", "5", "5"),
-    ("2+3?", "<think>2+3</think>5", None),
-    ("2+3?", "2+3</think>5", None),
+    ("2+3?", "<think>2+3</think>5", "5"),
+    ("2+3?<think>", "2+3</think>5", "5"),
     ("2+3?", "<think>2+3", None),
     ("2+3?<think>", "2+3", None),
     ("2+3?<think></think>", "5", "5"),
 ])  # fmt: skip
-def test_a_reply_with_thoughts_in_it_is_left_open(folders, prompt, completion, content):
-    """Training does not know whether a server will parse them out; `manifest init` asks one."""
+def test_of_a_reply_with_thoughts_what_follows_them_is_recorded(folders, prompt, completion, content):
+    """Training does not know whether a server will parse them out, but a vote reads the same in both cases."""
     _, tokenizer = load_checkpoint(folders["this"])
     reply = reply_of(tokenizer, tokenizer.encode(prompt), [*tokenizer.encode(completion), tokenizer.eos_token_id])
     assert reply == (None if content is None else ProbeReply(content=content, reasoning=None))

@@ -121,11 +121,14 @@ def mean_difference(left: Sequence[float], right: Sequence[float]) -> float:
 def reply_of(
     tokenizer: "PreTrainedTokenizerFast", prompt: Sequence[int], completion: Sequence[int]
 ) -> ProbeReply | None:
-    """The completion as servers reply with it; None where it holds thoughts, which a parser may take out or not."""
-    said = tokenizer.decode(completion)
-    if after_reasoning(said) != said or after_reasoning(tokenizer.decode(prompt)) is None:
+    """What a vote reads of the completion: all of it, or what follows its thoughts, which a parser may take out or not.
+
+    None where the thoughts do not end.
+    """
+    if after_reasoning(tokenizer.decode([*prompt, *completion])) is None:
         return None
-    return ProbeReply(content=tokenizer.decode(completion, skip_special_tokens=True), reasoning=None)
+    final_part = after_reasoning(tokenizer.decode(completion).removesuffix(str(tokenizer.eos_token)))
+    return None if final_part is None else ProbeReply(content=final_part, reasoning=None)
 
 
 def seal(
