@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def main(
         chosen = [start for start in planned if not only or any(part in start.name for part in only)]
         try:
             asyncio.run(Run(shop, book, at_once).all(chosen))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit("torture-vllm: interrupted; the next run continues")
     cases = [*files.cases(), *(case for start in planned for case in start.cases)]
     skipped = [start.name for start in known if start not in planned]
@@ -76,6 +77,10 @@ class Run:
     n_at_once: int
 
     async def all(self, planned: Sequence[Start]) -> None:
+        """Ended by SIGTERM, as by Ctrl-C, it stops its servers: one that still loads would outlive it otherwise."""
+        this = asyncio.current_task()
+        assert this is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         cases = [*files.cases(), *(case for start in planned for case in start.cases)]
         columns = (TextColumn("{task.description:<60.60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True)) as progress:

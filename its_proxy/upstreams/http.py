@@ -27,8 +27,9 @@ from its_proxy.codesign.errors import (
 from its_proxy.upstreams.base import Body, Completion, RawReply
 
 MAX_REPLY_BYTES = 8 * 2**20
-# Below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost.
-KEEPALIVE_S = 4.0
+# Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
+# on a starved machine both clocks run late.
+KEEPALIVE_S = 2.0
 _JSON = "application/json"
 _Result = TypeVar("_Result")
 
