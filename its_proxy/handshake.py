@@ -242,8 +242,13 @@ class _Target:
     def _tokens(self, probe: Probe) -> list[int]:
         return scored_tokens(probe) if self.room is None else scored_tokens(probe, self.room - 1)
 
+    def _has_room_for_reply(self, probe: Probe) -> bool:
+        n_tokens = len(probe.completion_token_ids)
+        fits = self.room is None or len(probe.prompt_token_ids) + n_tokens <= self.room
+        return 0 < n_tokens <= MAX_TOKENS and fits
+
     async def check_reply(self) -> Check:
-        told = [(probe, probe.reply) for probe in self.probes if probe.reply and _is_short(probe)]
+        told = [(probe, probe.reply) for probe in self.probes if probe.reply and self._has_room_for_reply(probe)]
         if not told:
             return Check("reply", "skipped", "the manifest does not record what a reply looks like")
         n_compared = 0
@@ -305,10 +310,6 @@ def _judge_weights(found: Comparison, origin: str, *, has_digests: bool) -> Chec
         evidence = f"weights farther from those recorded than an honest server's noise, {figures}"
         return Check("weights", "unknown", evidence, "quantised, merged or changed? record what is served")
     return Check("weights", "unknown", f"no power to tell the weights apart, {figures}")
-
-
-def _is_short(probe: Probe) -> bool:
-    return 0 < len(probe.completion_token_ids) <= MAX_TOKENS
 
 
 def _difference(message: Mapping[str, Any], recorded: ProbeReply) -> str | None:

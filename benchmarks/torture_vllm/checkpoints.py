@@ -60,10 +60,10 @@ def rich(shop: Workshop) -> Path:
 
 
 def rich_silent(shop: Workshop) -> Path:
-    """The same, and the pair says that there is no voice."""
+    """The same, and the pair says that there is no voice; `null` would not say it, vLLM takes that for unset."""
     return shop.variant(
         "rich-silent",
-        lambda folder: edit_pair(folder, lambda side: side.update(chat_template_kwargs={"voice": None})),
+        lambda folder: edit_pair(folder, lambda side: side.update(chat_template_kwargs={"voice": False})),
         rich(shop),
     )
 

@@ -63,11 +63,20 @@ class Proxy:
         began = busy_at = time.monotonic()
         async with asyncio.timeout(timeout_s):
             while (now := time.monotonic()) - busy_at < quiet_s:
-                in_flight = await self._samples("its_proxy_target_inflight")
-                if any(value for labels, value in in_flight if labels["target"] == target):
+                if await self._in_flight(target):
                     busy_at = now
                 await asyncio.sleep(0.05)
         return time.monotonic() - began
+
+    async def until_busy(self, target: str, timeout_s: float = 120.0) -> None:
+        """Returns when candidates are in flight there."""
+        async with asyncio.timeout(timeout_s):
+            while not await self._in_flight(target):
+                await asyncio.sleep(0.02)
+
+    async def _in_flight(self, target: str) -> float:
+        samples = await self._samples("its_proxy_target_inflight")
+        return sum(value for labels, value in samples if labels["target"] == target)
 
     async def _samples(self, family: str) -> list[tuple[dict[str, str], float]]:
         url = self.url.removesuffix("/v1") + "/metrics"

@@ -93,6 +93,7 @@ async def lose(part: Part, queries: list[str], *, pause_s: float) -> None:
 
 
 async def _kill(part: Part, proxy: Proxy, load: Load, victim: Place, losses: list[Loss]) -> None:
+    await proxy.until_busy(victim.name)
     from_s = load.now()
     victim.kill()
     losses.append(Loss(victim.name, "killed (SIGKILL)", from_s, load.now()))
@@ -101,6 +102,7 @@ async def _kill(part: Part, proxy: Proxy, load: Load, victim: Place, losses: lis
 
 
 async def _stop(part: Part, proxy: Proxy, load: Load, victim: Place, losses: list[Loss]) -> None:
+    await proxy.until_busy(victim.name)
     from_s = load.now()
     await victim.stop()
     losses.append(Loss(victim.name, "stopped without draining (SIGTERM)", from_s, load.now(), (500, 502)))

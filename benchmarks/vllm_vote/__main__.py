@@ -81,7 +81,7 @@ class Plan:
 @click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), help="[default: all four; repeatable]")
 @click.option("--limit", default=1000, help="Items of the accuracy part.")
-@click.option("--token-items", default=300, help="Items of the tokens part.")
+@click.option("--token-items", default=200, help="Items of the tokens part.")
 @click.option("--rounds", default=50, help="Rounds of each end in the gauge part.")
 @click.option("--keep", type=click.Path(path_type=Path), default=Path("build/vllm-vote"), help="What was measured.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/results/vllm-vote.md"))
@@ -175,13 +175,17 @@ def _head(plan: Plan) -> str:
     sessions = plan.sessions.records
     dates, vllms = ({session[key] for session in sessions} for key in ("date", "vllm"))
     loads = ", ".join(f"{session['load']} ({session['part']})" for session in sessions)
+    arguments = [*(f"--model {model}" for model in plan.models), f"--limit {len(plan.items)}"]
+    arguments += [f"--token-items {plan.n_token_items}", f"--rounds {plan.n_rounds}"]
     return f"""# The vote before a real vLLM
 
 its-proxy as a process of its own before one `vllm serve` (CPU build, bfloat16, eager, context 512), on loopback; items
-are `its_proxy/demo/problems.jsonl`. Intervals are 95%. Command: `make results-vllm`; one part of it:
-`make results-vllm ARGS="gauge"`. Date: {", ".join(sorted(dates))}. Versions: its-proxy {version("its-proxy")},
-vLLM {", ".join(sorted(vllms))}, Python {sys.version.split()[0]}. Machine: {os.cpu_count()} cores, shared with other
-work, so every time is an upper bound; load average at the end of a part: {loads}."""
+are `its_proxy/demo/problems.jsonl`. Intervals are 95%.
+
+Command: `make results-vllm ARGS="{" ".join(arguments)}"`. Date: {", ".join(sorted(dates))}.
+Versions: its-proxy {version("its-proxy")}, vLLM {", ".join(sorted(vllms))}, Python {sys.version.split()[0]}.
+Machine: {os.cpu_count()} cores, shared with other work, so every time is an upper bound; load average at the end of a
+part: {loads}."""
 
 
 if __name__ == "__main__":
