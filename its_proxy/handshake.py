@@ -250,7 +250,7 @@ class _Target:
     async def check_reply(self) -> Check:
         told = [(probe, probe.reply) for probe in self.probes if probe.reply and self._has_room_for_reply(probe)]
         if not told:
-            return Check("reply", "skipped", "the manifest does not record what a reply looks like")
+            return Check("reply", "skipped", "the manifest records no reply that the server has room for")
         n_compared = 0
         for number, (probe, recorded) in enumerate(told[:_REPLIES_ASKED]):
             try:

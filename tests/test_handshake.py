@@ -497,6 +497,23 @@ async def test_a_reply_that_ends_early_on_the_recorded_way_was_cut(tmp_path):
     assert report.verdict.reason.startswith("the reply was cut or rewritten")
 
 
+async def test_a_reply_longer_than_the_servers_context_is_not_asked_for(tmp_path):
+    document = recorded()
+    room = len(document["probes"][0]["prompt_token_ids"]) + len(COMPLETION)
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, document))
+    cut = Model(completion=list(COMPLETION[:-1]), message={"content": REPLY[:-1]})
+
+    async def state_with(room: int) -> str:
+        async def listed() -> list[dict[str, Any]]:
+            return [{"id": "model", "max_model_len": room}]
+
+        async with at(cut.script) as (upstream, _):
+            upstream.models = listed
+            return states(await examine(checkpoint, upstream, "model", is_local=False))["reply"]
+
+    assert (await state_with(room - 1), await state_with(room)) == ("skipped", "failed")
+
+
 async def test_two_replies_are_enough(tmp_path):
     document = recorded()
     document["probes"] *= 6

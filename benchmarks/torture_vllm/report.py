@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.torture_vllm.book import CODE, Row
 from benchmarks.torture_vllm.bounds import upper_bound
-from benchmarks.torture_vllm.case import Case
+from benchmarks.torture_vllm.case import NO_START, Case
 from benchmarks.torture_vllm.picture import draw_power
 from benchmarks.torture_vllm.power import SMALLEST
 from its_training.demo import versions
@@ -45,7 +46,7 @@ def write_report(out: Path, rows: Sequence[Row], cases: Sequence[Case], skipped:
     if power:
         draw_power(out / f"{NAME}.svg", power, [row for row in rows if row.kind == "honest"])
     parts = [
-        _head(rows),
+        _head(rows, command="make torture-vllm" + ("" if skipped else ' ARGS="--bases demo-run"')),
         _in_words(rows),
         _not_right(rows, missing, skipped),
         _mismatches(rows),
@@ -58,7 +59,7 @@ def write_report(out: Path, rows: Sequence[Row], cases: Sequence[Case], skipped:
     return not missing and all(row.is_right for row in rows)
 
 
-def _head(rows: Sequence[Row]) -> str:
+def _head(rows: Sequence[Row], command: str) -> str:
     dates = sorted(row.date[:10] for row in rows)
     known = versions()
     used = ", ".join(f"{name} {known[name]}" for name in ("its-proxy", "torch", "transformers"))
@@ -70,7 +71,7 @@ def _head(rows: Sequence[Row]) -> str:
         [
             "# The handshake against real vLLM",
             "",
-            f"Command: `make torture-vllm`. Date: {dates[0] if dates else datetime.now(UTC).date()}. Versions: "
+            f"Command: `{command}`. Date: {dates[0] if dates else datetime.now(UTC).date()}. Versions: "
             f"{_vllm_version()}; {used}, Python {platform.python_version()}.",
             f"Conditions: {n_servers} servers on {os.cpu_count()} CPU cores ({_cpu()}), bf16 unless said otherwise, "
             f"`--enforce-eager`; the packaged demo checkpoints, 0.9 M parameters; {spent:.0f} minutes of checks, the "
@@ -81,7 +82,8 @@ def _head(rows: Sequence[Row]) -> str:
 
 
 def _in_words(rows: Sequence[Row]) -> str:
-    mismatches = [row for row in rows if row.kind == "mismatch"]
+    # A request's field that changed nothing was no mismatch.
+    mismatches = [row for row in rows if row.kind == "mismatch" and row.state != "unchanged"]
     honest = [row for row in rows if row.kind == "honest"]
     n_missed = sum(not row.is_right for row in mismatches)
     n_alarms = sum(not row.is_right for row in honest)
@@ -90,10 +92,10 @@ def _in_words(rows: Sequence[Row]) -> str:
     lines = ["## In words", ""]
     if mismatches:
         lines.append(
-            f"- **{len(mismatches) - n_missed} of {len(mismatches)} distinct mismatches caught.** Were they drawn at "
-            f"random from the mismatches that happen, at most {_percent(upper_bound(n_missed, len(mismatches)))} of "
-            "those would be missed (95%, Clopper-Pearson). They were chosen, so the figure speaks for mismatches like "
-            "these."
+            f"- **{len(mismatches) - n_missed} of {len(mismatches)} distinct mismatches caught**: "
+            f"{_counted(mismatches)}. Were they drawn at random from the mismatches that happen, at most "
+            f"{_percent(upper_bound(n_missed, len(mismatches)))} of those would be missed (95%, Clopper-Pearson). They "
+            "were chosen, so the figure speaks for mismatches like these."
         )
     if honest:
         lines.append(
@@ -110,6 +112,20 @@ def _in_words(rows: Sequence[Row]) -> str:
             "pass in part, as the table says."
         )
     return "\n".join(lines)
+
+
+def _counted(mismatches: Sequence[Row]) -> str:
+    """How those were caught; `unverified` is enough where a server hides what would tell, or a change is small."""
+    meanings = {
+        "mismatch": "found to be a mismatch",
+        "unverified": "never verified",
+        "pending": "never served under that name",
+        "refused": "refused, by its files or with a 400",
+        "marked": "marked on the reply",
+        NO_START: "did not start",
+    }
+    counts = Counter(row.state for row in mismatches if row.is_right)
+    return ", ".join(f"{counts[state]} {meaning}" for state, meaning in meanings.items() if counts[state])
 
 
 def _not_right(rows: Sequence[Row], missing: Sequence[str], skipped: Sequence[str]) -> str:

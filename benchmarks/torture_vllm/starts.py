@@ -308,11 +308,14 @@ def _configs() -> tuple[Start, ...]:
     return (
         overridden("rope theta of another model", rope_parameters={"rope_theta": 1e6, "rope_type": "default"}),
         overridden("RMS norm epsilon of 0.1", rms_norm_eps=0.1),
-        overridden("another activation", hidden_act="gelu"),
+        overridden("twice as many attention heads of half the size", num_attention_heads=8, num_key_value_heads=4),
         started("last layer missing", shortened, mismatch("last layer missing", "config", against(demo()))),
         started("embeddings untied, no output layer saved", untied,
                 mismatch("embeddings untied, no output layer saved", "config", against(demo()),
                          MISMATCH | {NO_START})),
+        started("--override-generation-config", demo(),
+                mismatch("server's generation config caps replies at 5 tokens", "config", against(demo())),
+                flags=("--override-generation-config", json.dumps({"max_new_tokens": 5}))),
         started("--max-model-len 64", demo(), mismatch("context too small for every probe", "config",
                 against(demo()), NEVER_VERIFIED), flags=("--max-model-len", "64")),
     )  # fmt: skip
@@ -339,10 +342,10 @@ def _perturbed() -> tuple[Start, ...]:
 
 
 def _notes() -> tuple[Start, ...]:
-    """Told, not judged: sampling is the manifest's, and what it does not own is the server's."""
-    defaults = json.dumps({"repetition_penalty": 1.3, "max_new_tokens": 5})
+    """Told, not judged: what the manifest does not own is the server's."""
+    penalty = json.dumps({"repetition_penalty": 1.3})
     return (
-        honest_start("--override-generation-config with a penalty and a cap", "--override-generation-config", defaults,
+        honest_start("--override-generation-config: repetition penalty", "--override-generation-config", penalty,
                      kind="note"),
         honest_start("--logprobs-mode raw_logits", "--logprobs-mode", "raw_logits", kind="note"),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from tests.real_vllm.server import VllmServer, free_port, start_vllm
 
 DEMO = Path(its_proxy.__file__).parent / "demo"
 PLACES = ("s1", "s2", "s3")
-START_TIMEOUT_S = 600.0  # three servers that load at once share two cores, and the load goes on meanwhile
+START_TIMEOUT_S = 900.0  # three servers that load at once share two cores, and the load goes on meanwhile
 
 # vLLM prints prompts at DEBUG only; at DEBUG throughout it would print every step of the engine too.
 _LOGGING = {

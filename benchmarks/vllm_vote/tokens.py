@@ -133,7 +133,8 @@ async def _ask(servers: Servers, model: str, item: Item, name: str, seed: int) -
 _COSTS = """
 The first {n} items, asked one at a time, each in every way with the same seeds, 8 candidates. Tokens are differences of
 `vllm:generation_tokens_total`, read when the server was idle; intervals are paired by item. `none` stands twice because
-vLLM's batches round differently from one time to the next: a full vote may differ from itself.
+vLLM's batches round differently from one time to the next: a full vote may differ from itself. The first wave is
+`vote: {{first: auto}}`.
 """
 
 _BIAS = """

@@ -91,8 +91,8 @@ def test_ways_that_were_not_asked_the_same_items_are_not_compared(kept, crowds):
 def test_a_round_with_nothing_to_cut_off_does_not_count(tmp_path):
     kept = Kept(tmp_path / "gauge.jsonl")
     for end in gauge.ENDS:
-        kept.add({"end": end, "number": 0, "idle_s": 5.0, "n_cut": 0})
-        kept.add({"end": end, "number": 1, "idle_s": 0.05, "n_cut": 3})
+        kept.add({"end": end, "number": 0, "idle_s": 5.0, "look_s": 0.01, "n_cut": 0})
+        kept.add({"end": end, "number": 1, "idle_s": 0.05, "look_s": 0.01, "n_cut": 3})
     assert gauge.report(kept, 2) == "Not measured."
     assert cells(gauge.report(kept, 1), "deadline")[2:6] == ["1", "2", "3", "1 of 1"]
 
