@@ -123,7 +123,7 @@ class TestInit:
         async with scripted_upstream(say) as upstream:
             process = await start("manifest", "init", "--upstream", upstream.url, "--model", "model", "--out",
                                   tmp_path / "model.its")  # fmt: skip
-            await upstream.until(lambda: upstream.n_open == 1 and len(upstream.bodies) > 4, timeout_s=20)
+            await upstream.until(lambda: upstream.n_open == 1 and len(upstream.bodies) > 4, timeout_s=60)
             process.send_signal(signal.SIGINT)
             done = await ended(process)
             await upstream.until(lambda: upstream.n_open == 0)
