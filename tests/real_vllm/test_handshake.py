@@ -14,6 +14,9 @@ from benchmarks.torture_vllm.starts import lora_server
 from benchmarks.torture_vllm.workshop import Workshop
 from tests.real_vllm.server import start_vllm
 
+# peft asks transformers about gradient checkpointing by an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
 START = lora_server()
 # One below the smallest that must be caught, that one, and two above.
 PERTURBED = tuple(f"perturbed by {n}%, seed 0" for n in ("0.1", "1", "3", "30"))
