@@ -15,9 +15,9 @@ from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, VoteRules, make_plan
 from its_proxy.protocol.chat import read_chat
 from its_proxy.upstreams.http import HttpUpstream
-from its_training.arms import side_of, training_row
-from its_training.problems import Problem, draw
-from its_training.tokenizer import END_OF_TURN
+from its_training.demo.arms import side_of, training_row
+from its_training.demo.problems import Problem, draw
+from its_training.demo.tokenizer import END_OF_TURN
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, model_settings, serving, write_checkpoint
 
@@ -84,9 +84,9 @@ def test_half_of_a_mixed_arms_rows_are_plain():
 def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple["PreTrainedTokenizerFast", dict[str, Path]]:
     """A tokenizer as training makes it, and a tiny untrained checkpoint with it for each strategy."""
     pytest.importorskip("torch")
+    from its_training.demo.pretrain import build_model, build_tokenizer
+    from its_training.demo.recipe import DemoRecipe, tiny
     from its_training.files import save_checkpoint
-    from its_training.pretrain import build_model, build_tokenizer
-    from its_training.recipe import DemoRecipe, tiny
 
     recipe = tiny(DemoRecipe())
     tokenizer = build_tokenizer(recipe)

@@ -190,7 +190,7 @@ def served(arm: str, weights_of: str, dtype: str, *, scale: float = 0.0, seed: i
     import torch
 
     from its_training.files import load_checkpoint
-    from its_training.record import teacher_forced
+    from its_training.record.probes import teacher_forced
 
     model, _ = load_checkpoint(DEMO / f"demo-{weights_of}")
     generator = torch.Generator().manual_seed(seed)

@@ -15,7 +15,7 @@ from benchmarks.torture_vllm.bounds import upper_bound
 from benchmarks.torture_vllm.case import NO_START, Case
 from benchmarks.torture_vllm.picture import draw_power
 from benchmarks.torture_vllm.power import SMALLEST
-from its_training.demo import versions
+from its_training.versions import versions
 
 NAME = "vllm-handshake"
 MIB = 2**20

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import its_proxy
-import its_training.record
+import its_training.record.probes
 from its_proxy.checkpoint import read_manifest
 from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.manifest import Manifest, Pair
 from its_proxy.seal import manifest_bytes
+from its_training.demo.problems import draw
 from its_training.files import build, holds, load_checkpoint
-from its_training.problems import draw
-from its_training.record import Reference, measure_probes, seal
+from its_training.record.probes import Reference, measure_probes, seal
 
 DEMO = Path(its_proxy.__file__).parent / "demo"
 ARM = "demo-random"
 SIBLINGS = ("demo-none", "demo-similar", "demo-dissimilar")
 
 MAKERS = [Path(__file__).with_name(name) for name in ("workshop.py", "checkpoints.py", "files.py")]
-MAKERS.append(Path(its_training.record.__file__))
+MAKERS.append(Path(its_training.record.probes.__file__))
 """The code that a checkpoint comes from: made anew when it changes."""
 
 Document = dict[str, Any]

@@ -32,7 +32,7 @@ rewrite differently are asked. Every reply is checked against those logs by its 
 vLLM runs with `VLLM_HTTP_TIMEOUT_KEEP_ALIVE=60` unless a part says otherwise: processes of this machine stood still for
 up to five seconds at a time, and with vLLM's default of 5 s some calls were then sent on connections just being closed
 (8 of 1,600 queries of two runs, each ended by 502; its-proxy has since halved the time that it keeps idle connections).
-It runs with `--no-enable-chunked-prefill`, because its CPU build dies of a prompt that it reads in two steps under a seed.
+It runs with `--no-enable-chunked-prefill`, as its CPU build dies of a prompt that it reads in two steps under a seed.
 
 Command: `make fleet-vllm`. its-proxy {its_proxy}, Python {python}."""
 

@@ -1,98 +1,53 @@
-"""`its-train`: the commands of the training companion. They parse and print; the work is in the modules they call."""
+"""`its-train`: the commands of the training companion. Each is loaded when it is asked for: most bring torch along."""
 
-from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
+from importlib import import_module
+from typing import Any
 
 import click
-from rich.console import Console
 
 from its_proxy import __version__
-from its_proxy.codesign.errors import ConfigError, ItsError
-from its_training.progress import Stages
-from its_training.quiet import quiet_libraries
-from its_training.recipe import ARMS, BASES, DemoRecipe, tiny
+from its_proxy.codesign.errors import ItsError
 
-Name = TypeVar("Name", bound=str)
+COMMANDS = {
+    "prepare": "Make matched arms from a data set: filters, sampling, decontamination, rewriting.",
+    "personas": "Have a language model write personas, freeze them into a pool, and report on their quality.",
+    "plan": "Say what a recipe needs, or walk it through with a tiny model of the same architecture.",
+    "sft": "Fine-tune an arm from a recipe file; the manifest goes into every saved checkpoint.",
+    "record": "Measure a checkpoint's probes and seal them into its manifest.",
+    "grid": "Measure every arm asked every way, with intervals over seeds and items, and recommend one or none.",
+    "report": "Write the report and the model-card section of a run, from its files alone.",
+    "demo": "Build, evaluate and seal the demo checkpoints from nothing.",
+}
+"""Name and help of each command: its click object is `command` in its_training/NAME/command.py."""
 
 
-@click.group(context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN"})
+class _Group(click.Group):
+    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        found: click.Command = import_module(f"its_training.{name}.command").command
+        found.name = name
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ItsError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            raise click.ClickException("stopped; what is finished is kept, the same command continues") from None
+
+
+@click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN"})
 @click.version_option(__version__, prog_name="its-train")
 def main() -> None:
     """Trains checkpoints that carry what they were trained with, for its-proxy to serve."""
-
-
-@main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo-run"), help="Folder of the stages.")
-@click.option("--bases", default=",".join(BASES), help="Bases to build, with commas between.")
-@click.option("--arms", default=",".join(ARMS), help="Arms to fine-tune, with commas between.")
-@click.option("--items", type=click.IntRange(min=1), default=None, help="Test problems.  [default: 1000; tiny: 8]")
-@click.option("--seed", type=int, default=DemoRecipe().seed, help="Names the problems, the personas and the weights.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads.")
-@click.option("--tiny", "is_tiny", is_flag=True, help="A minute-long run of the whole path that learns nothing.")
-@click.option("--report", type=click.Path(path_type=Path), default=None, help="Table file.  [default: OUT/demo.md]")
-@click.option("--package", type=click.Path(path_type=Path), default=None, help="Also copy the chosen checkpoints here.")
-def demo(
-    out: Path,
-    bases: str,
-    arms: str,
-    items: int | None,
-    seed: int,
-    threads: int,
-    is_tiny: bool,
-    report: Path | None,
-    package: Path | None,
-) -> None:
-    """Builds, evaluates and seals the demo checkpoints from nothing.
-
-    Finished stages are kept: the same command continues where an earlier one was stopped.
-    """
-    recipe = replace(DemoRecipe(), seed=seed)
-    recipe = tiny(recipe) if is_tiny else recipe
-    recipe = replace(recipe, n_test=items) if items is not None else recipe
-    try:
-        chosen_bases, chosen_arms = _names(bases, BASES, "--bases"), _names(arms, ARMS, "--arms")
-        _check_writable(out)
-        quiet_libraries(threads)
-        # Imported here: it brings torch along, and `--help` should not wait for that.
-        from its_training.demo import Demo
-
-        run = Demo(out, recipe, Stages(Console()), threads)
-        choice = run.run(chosen_bases, chosen_arms, _command(), report or out / "demo.md")
-        if package is not None:
-            run.package(choice.base, chosen_arms, package)
-    except ItsError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        raise click.ClickException("stopped; finished stages are kept, the same command continues") from None
-    click.echo(f"base {choice.base!r} ships: {choice.why}")
-
-
-def _names(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
-    """The comma-separated names, in the order of `known`; raises ConfigError for any other name."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{option}: unknown name {name!r}", hint=f"known: {', '.join(known)}")
-    if not names:
-        raise ConfigError(f"{option}: name at least one", hint=f"known: {', '.join(known)}")
-    return tuple(name for name in known if name in names)
-
-
-def _check_writable(out: Path) -> None:
-    """Says so before minutes of work and not after them. Raises ConfigError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}", hint="choose a writable folder") from None
-
-
-def _command() -> str:
-    """The command that repeats this run: its options, without where it put the files."""
-    given = click.get_current_context().params
-    names = [name for name in ("bases", "arms", "items", "seed", "threads") if given[name] is not None]
-    tiny_flag = ["--tiny"] if given["is_tiny"] else []
-    return " ".join(["its-train demo", *(f"--{name} {given[name]}" for name in names), *tiny_flag])

@@ -96,5 +96,18 @@ def load_checkpoint(folder: Path) -> "tuple[Qwen2ForCausalLM, PreTrainedTokenize
     return model, PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
+def check_writable(folder: Path, option: str) -> None:
+    """Says so before minutes of work and not after them. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: cannot write {folder}: {error.strerror}", hint="choose a writable folder"
+        ) from None
+
+
 def file_sha256(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()

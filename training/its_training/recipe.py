@@ -1,82 +1,137 @@
-"""Every number of the demo's recipe, in one frozen value: the same recipe and seed build the same checkpoints."""
+"""RECIPE.yaml: one file that says how a set of matched arms is trained. `sft`, `plan` and `grid` read it alike.
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+    recipe = load_recipe(Path("training/recipes/gsm8k-small.yaml"))
+    recipe.base.model, recipe.data.arms
 
-BaseName: TypeAlias = Literal["seen", "unseen"]
-"""Whether the base's pre-training problems had text before them: half of them, or none ever."""
+Unknown keys are refused: a mistyped learning rate must not train with the default one.
+"""
 
-ArmName: TypeAlias = Literal["none", "similar", "dissimilar", "random"]
+from pathlib import Path
+from typing import Any, Literal
 
-BASES: tuple[BaseName, ...] = get_args(BaseName)
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-
-@dataclass(frozen=True, slots=True)
-class DemoRecipe:
-    """Sizes are counts of tokens, rows or steps; `seed` names the problems, the draws and the weights."""
-
-    seed: int = 7
-
-    n_tokens: int = 1024
-    hidden_size: int = 128
-    intermediate_size: int = 384
-    n_layers: int = 4
-    n_heads: int = 4
-    n_kv_heads: int = 2
-    max_length: int = 256
-
-    n_pretrain: int = 36_000
-    prose_share: float = 0.1
-    """Persona texts, never joined to a problem, for each pre-training problem."""
-    drill_share: float = 0.3
-    """Documents of sums for each pre-training problem."""
-    prefix_share: float = 0.5
-    """Of the `seen` base only: the share of problems with a persona text before them."""
-    pretrain_steps_seen: int = 2_400
-    pretrain_steps_unseen: int = 3_600
-    """More than `seen` gets: with fewer, this base had only begun to calculate without mistakes."""
-    pretrain_batch: int = 32
-    pretrain_lr: float = 2e-3
-
-    n_sft: int = 1_000
-    sft_epochs: int = 4
-    sft_batch: int = 32
-    sft_lr: float = 1e-3
-
-    n_validation: int = 300
-    n_test: int = 1_000
-    n_probes: int = 8
-    sampling_seed: int = 0
-    """As `its-proxy evaluate` has it by default, so that both draw the same candidates."""
-
-    def pretrain_steps(self, base: BaseName) -> int:
-        return self.pretrain_steps_seen if base == "seen" else self.pretrain_steps_unseen
-
-    def pick(self, *names: str) -> dict[str, Any]:
-        """The named fields, for the digest of a stage that depends on no others."""
-        values = asdict(self)
-        return {name: values[name] for name in names}
+from its_proxy.codesign.errors import ConfigError
+from its_proxy.codesign.manifest import VoteAdvice
 
 
-def tiny(recipe: DemoRecipe) -> DemoRecipe:
-    """The whole path in a minute, for tests: it builds every file and learns nothing worth asking."""
-    return replace(
-        recipe,
-        n_tokens=512,
-        hidden_size=64,
-        intermediate_size=96,
-        n_layers=2,
-        n_heads=2,
-        n_kv_heads=1,
-        n_pretrain=600,
-        pretrain_steps_seen=30,
-        pretrain_steps_unseen=30,
-        pretrain_batch=16,
-        n_sft=64,
-        sft_epochs=1,
-        sft_batch=16,
-        n_validation=8,
-        n_test=8,
-        n_probes=2,
-    )
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Architecture(_Strict):
+    """The sizes that memory and a tiny stand-in need, as in the base's config.json; no network is asked for them."""
+
+    model_type: Literal["qwen2", "qwen3", "llama"]
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    head_dim: int | None = None
+    vocab_size: int = Field(ge=1)
+    max_position_embeddings: int = Field(ge=1)
+    tie_word_embeddings: bool = False
+
+
+class Base(_Strict):
+    """`model` is a folder or a Hub id; a Hub id should have a `revision`."""
+
+    model: str
+    revision: str | None = None
+    license: str
+    architecture: Architecture
+
+
+class Data(_Strict):
+    """`folder` is what `its-train prepare` wrote; each of `arms` is one checkpoint for each of `seeds`."""
+
+    folder: str
+    arms: tuple[str, ...] = Field(min_length=1)
+
+
+class Lora(_Strict):
+    r: int = Field(64, ge=1)
+    alpha: int = Field(128, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class Optimizer(_Strict):
+    """`global_batch` stays when the number of GPUs changes; accumulation follows from it."""
+
+    name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "cosine"
+    min_lr_rate: float = Field(0.0, ge=0, lt=1)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of all steps."""
+    epochs: float = Field(gt=0)
+    global_batch: int = Field(ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class Compute(_Strict):
+    """What runs it. `n_devices` are GPUs, or processes where `device` is cpu."""
+
+    device: Literal["cuda", "cpu"] = "cuda"
+    device_memory_gb: float | None = Field(None, gt=0)
+    n_devices: int = Field(1, ge=1)
+    per_device_batch: int = Field(1, ge=1)
+    parallel: Literal["none", "ddp", "fsdp2", "zero3"] = "none"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attention: Literal["flash_attention_2", "sdpa", "eager"] = "sdpa"
+    activation_checkpointing: bool = False
+    tokens_per_second_per_device: float | None = Field(None, gt=0)
+    """A throughput to plan with; say in `notes` where it comes from."""
+
+
+class Chat(_Strict):
+    """`template` names one of ours (its_training/sft/templates), whose rendering equals the base's own."""
+
+    template: Literal["chatml", "qwen2_5", "deepseek_r1_distill", "llama_3"]
+    max_length: int = Field(ge=8)
+
+
+class Recipe(_Strict):
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    label: Literal["LIMO-like", "s1-like", "ours"]
+    """The paper's own hyper-parameters are unpublished; none of these are its."""
+    notes: str = ""
+    base: Base
+    data: Data
+    chat: Chat
+    method: Literal["full", "lora"] = "full"
+    lora: Lora | None = None
+    optimizer: Optimizer
+    compute: Compute
+    seeds: tuple[int, ...] = Field((42,), min_length=1)
+    save_every_steps: int | None = Field(None, ge=1)
+    """None: at the end of each epoch."""
+    log_to: tuple[Literal["trackio", "tensorboard", "wandb"], ...] = ()
+    vote: VoteAdvice
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Reads and checks a recipe. Raises ConfigError with one line that names the key."""
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint="a recipe file; see training/recipes/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(f"{path}: not YAML: {reason}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: not a mapping of keys", hint="see training/recipes/")
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_input=False)
+        more = f" (and {len(others)} more)" if others else ""
+        place = ".".join(map(str, first["loc"])) or "document"
+        said = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise ConfigError(f"{path}: {place}: {said}{more}", hint="see training/recipes/") from None

@@ -9,9 +9,9 @@ from its_proxy.candidates import Row, read_candidates
 from its_proxy.codesign.manifest import Evaluation
 from its_proxy.evaluate import as_markdown, compare, score
 from its_proxy.statistics import Estimate
+from its_training.demo.measure import Cell
+from its_training.demo.recipe import BaseName
 from its_training.files import file_sha256
-from its_training.measure import Cell
-from its_training.recipe import BaseName
 
 BENCHMARK = "demo-word-problems"
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from its_proxy.codesign.taxonomy import domain_of
-from its_training.problems import SETTINGS, SPLITS, draw, held_out
+from its_training.demo.problems import SETTINGS, SPLITS, draw, held_out
 
 _GAINS = {setting.gain for setting in SETTINGS}
 _LOSSES = {setting.lose for setting in SETTINGS}

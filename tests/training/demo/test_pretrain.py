@@ -2,9 +2,9 @@ import random
 from dataclasses import replace
 
 from its_proxy.codesign.personas import taxonomy_pool
-from its_training.pretrain import IGNORED, arranged, build_tokenizer, encode, pretraining_documents
-from its_training.problems import draw, drill, held_out
-from its_training.recipe import DemoRecipe, tiny
+from its_training.demo.pretrain import IGNORED, arranged, build_tokenizer, encode, pretraining_documents
+from its_training.demo.problems import draw, drill, held_out
+from its_training.demo.recipe import DemoRecipe, tiny
 
 RECIPE = replace(tiny(DemoRecipe()), n_pretrain=1_000)
 PERSONAS = tuple(persona.text for persona in taxonomy_pool().personas)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from its_proxy.codesign.personas import Persona, taxonomy_pool
-from its_training import problems
+from its_training.demo import problems
+from its_training.demo.recipe import BaseName, DemoRecipe
+from its_training.demo.tokenizer import END_OF_TEXT, train_tokenizer
 from its_training.progress import Advance
-from its_training.recipe import BaseName, DemoRecipe
-from its_training.tokenizer import END_OF_TEXT, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -125,7 +125,7 @@ def pretrain(
     """A base trained for the recipe's steps; its losses go to `log` as JSON lines."""
     from datasets import Dataset
 
-    from its_training.sft import run_trainer
+    from its_training.sft.trainer import run_trainer
 
     rows = encode(pretraining_documents(base, recipe), tokenizer)
     order = arranged(rows, recipe.pretrain_steps(base), recipe.pretrain_batch, _chance(recipe.seed, "order"))

@@ -1,7 +1,7 @@
 import pytest
 
-from its_training.pretrain import build_tokenizer
-from its_training.recipe import DemoRecipe, tiny
+from its_training.demo.pretrain import build_tokenizer
+from its_training.demo.recipe import DemoRecipe, tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,23 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from its_proxy import __version__
 from its_proxy.codesign.manifest import FILE_NAME, Pair, VoteAdvice
 from its_proxy.codesign.personas import taxonomy_pool
-from its_training import problems
-from its_training.arms import SIDECAR_FILE, prepare, side_of
+from its_training.demo import problems
+from its_training.demo.arms import SIDECAR_FILE, prepare, side_of
+from its_training.demo.measure import Cell, cells_of, measure
+from its_training.demo.pretrain import build_tokenizer, pretrain
+from its_training.demo.recipe import ArmName, BaseName, DemoRecipe
+from its_training.demo.report import report_of
+from its_training.demo.results import Choice, Run, Runs, choose, evaluation_rows
 from its_training.files import CHECKPOINT_FILES, build, file_sha256, holds, is_built, load_checkpoint, save_checkpoint
-from its_training.measure import Cell, cells_of, measure
-from its_training.pretrain import build_tokenizer, pretrain
 from its_training.progress import Advance, Stages
-from its_training.recipe import ArmName, BaseName, DemoRecipe
-from its_training.record import Reference, measure_probes, seal
-from its_training.report import report_of
-from its_training.results import Choice, Run, Runs, choose, evaluation_rows
-from its_training.sft import fine_tune
+from its_training.record.probes import Reference, measure_probes, seal
+from its_training.sft.trainer import fine_tune
+from its_training.versions import versions
 
 WEIGHTS_FILE = "model.safetensors"
 LOG_FILE = "training.jsonl"
@@ -230,9 +229,3 @@ class Demo:
             return
         with self.stages.show(title) as advance:
             build(folder, inputs, lambda work: make(work, advance))
-
-
-def versions() -> dict[str, str]:
-    """What made the checkpoints."""
-    libraries = ("torch", "transformers", "trl", "tokenizers", "accelerate", "datasets")
-    return {"its-proxy": __version__, **{name: version(name) for name in libraries}}

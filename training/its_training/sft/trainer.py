@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from its_proxy.codesign.errors import ConfigError
+from its_training.demo.tokenizer import END_OF_TURN
 from its_training.progress import Advance, step_callback
-from its_training.tokenizer import END_OF_TURN
 
 if TYPE_CHECKING:
     from datasets import Dataset

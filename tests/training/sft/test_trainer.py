@@ -1,11 +1,11 @@
 import pytest
 
 from its_proxy.codesign.errors import ConfigError
-from its_training.arms import prepare, side_of
-from its_training.pretrain import build_tokenizer
-from its_training.problems import draw
-from its_training.recipe import DemoRecipe, tiny
-from its_training.sft import check_mask
+from its_training.demo.arms import prepare, side_of
+from its_training.demo.pretrain import build_tokenizer
+from its_training.demo.problems import draw
+from its_training.demo.recipe import DemoRecipe, tiny
+from its_training.sft.trainer import check_mask
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from its_proxy.checkpoint import check_weights, open_checkpoint
 from its_proxy.codesign.errors import DigestMismatch, ManifestError
 from its_proxy.codesign.manifest import Evaluation, Pair, ProbeReply, VoteAdvice
-from its_training.arms import side_of
+from its_training.demo.arms import side_of
+from its_training.demo.pretrain import build_model, build_tokenizer
+from its_training.demo.problems import held_out
+from its_training.demo.recipe import DemoRecipe, tiny
 from its_training.files import file_sha256, load_checkpoint, save_checkpoint
-from its_training.pretrain import build_model, build_tokenizer
-from its_training.problems import held_out
-from its_training.recipe import DemoRecipe, tiny
-from its_training.record import Reference, mean_difference, measure_probes, reply_of, seal, teacher_forced
+from its_training.record.probes import Reference, mean_difference, measure_probes, reply_of, seal, teacher_forced
 
 RECIPE = tiny(DemoRecipe())
 VOTE = VoteAdvice(n=8, temperature=0.8, top_p=1.0, max_tokens=96, answer="boxed", stop="exact")

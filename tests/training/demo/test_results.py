@@ -1,8 +1,8 @@
 import pytest
 
 from its_proxy.candidates import CandidateRow, Row
-from its_training.measure import Cell, cells_of
-from its_training.results import Run, choose, effects, evaluation_rows, tables
+from its_training.demo.measure import Cell, cells_of
+from its_training.demo.results import Run, choose, effects, evaluation_rows, tables
 
 
 def run_of(tmp_path, cell, n_right, n_items=200, n_candidates=8):

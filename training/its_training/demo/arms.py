@@ -15,8 +15,8 @@ from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.manifest import Personas, Side, recipe_of
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, rewrite
-from its_training.problems import Problem
-from its_training.tokenizer import CHAT_TEMPLATE
+from its_training.demo.problems import Problem
+from its_training.demo.tokenizer import CHAT_TEMPLATE
 
 ROWS_FILE, SIDECAR_FILE = "rows.jsonl", "dataset.json"
 

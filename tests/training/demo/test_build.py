@@ -15,14 +15,14 @@ from its_proxy.candidates import read_candidates, read_items
 from its_proxy.checkpoint import check_weights, open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.upstreams.embedded import EmbeddedUpstream
-from its_training.demo import Demo
+from its_training.demo.build import Demo
+from its_training.demo.recipe import DemoRecipe, tiny
 from its_training.progress import Stages
-from its_training.recipe import DemoRecipe, tiny
 
 # About half a minute on a quiet core; the machine may be busy.
 pytestmark = pytest.mark.timeout(400)
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 TINY = ("--tiny", "--bases", "seen", "--arms", "none,random")
 
 

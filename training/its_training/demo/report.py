@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from its_training.recipe import BaseName, DemoRecipe
-from its_training.results import Choice, Runs, tables
+from its_training.demo.recipe import BaseName, DemoRecipe
+from its_training.demo.results import Choice, Runs, tables
 
 _BASES = {
     "seen": "half of its pre-training problems had a persona text before them",

@@ -18,7 +18,7 @@ from its_proxy.codesign.strategies import rewrite
 from its_proxy.sampling import generated_tokens, read_candidate
 from its_proxy.upstreams.base import Body
 from its_proxy.upstreams.embedded import EmbeddedUpstream
-from its_training.problems import Problem
+from its_training.demo.problems import Problem
 from its_training.progress import Advance
 
 

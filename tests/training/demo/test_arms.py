@@ -1,8 +1,8 @@
 import json
 
-from its_training.arms import prepare, side_of
-from its_training.problems import draw
-from its_training.recipe import ARMS
+from its_training.demo.arms import prepare, side_of
+from its_training.demo.problems import draw
+from its_training.demo.recipe import ARMS
 
 
 def test_matched_arms_differ_only_in_the_user_text(tmp_path):

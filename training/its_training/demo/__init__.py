@@ -1,0 +1,1 @@
+"""`its-train demo`: the demo checkpoints, from nothing to sealed."""

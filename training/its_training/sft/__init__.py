@@ -1,0 +1,1 @@
+"""`its-train sft`: fine-tunes an arm from a recipe file."""
