@@ -113,6 +113,18 @@ class StopScanner:
         return 0
 
 
+class Draws:
+    """One row's numbers in [0, 1): they follow from its seed alone, one a step, whoever else is in the batch."""
+
+    def __init__(self, seed: int) -> None:
+        # A text seed is hashed whole, so that neighbouring and negative seeds have nothing in common.
+        self._random = random.Random(str(seed))
+
+    def next(self) -> float:
+        # 32 bits: multiplied by a sum near 1 in double precision, the product stays below that sum.
+        return self._random.getrandbits(32) / 2**32
+
+
 class Row:
     """One completion in the making. The worker writes it; the event loop only asks to cancel it."""
 
@@ -135,16 +147,14 @@ class Row:
         self._eos_ids = checkpoint.eos_ids
         self._detokenizer = Detokenizer(checkpoint.decode)
         self._scanner = StopScanner(sampling.stop)
-        # A text seed is hashed whole, so that neighbouring and negative seeds have nothing in common.
-        self._random = random.Random(str(sampling.seed))
+        self._draws = Draws(sampling.seed)
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
 
     def draw(self) -> float:
-        """The next number in [0, 1): one a step, whoever else is in the batch."""
-        # 32 bits: multiplied by a sum near 1 in double precision, the product stays below that sum.
-        return self._random.getrandbits(32) / 2**32
+        """The next number in [0, 1)."""
+        return self._draws.next()
 
     def take(self, token_id: int, logprob: TokenLogprob | None) -> Update | None:
         """Appends a token; gives an update when there is something to show."""

@@ -13,7 +13,7 @@ from typing import Any
 from its_proxy.codesign import taxonomy
 from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.manifest import Personas, Side, recipe_of
-from its_proxy.codesign.personas import taxonomy_pool
+from its_proxy.codesign.personas import Pool, taxonomy_pool
 from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, rewrite
 from its_training.demo.problems import Problem
 from its_training.demo.tokenizer import CHAT_TEMPLATE
@@ -47,10 +47,10 @@ def side_of(strategy: str, seed: int) -> Side:
     )
 
 
-def training_row(problem: Problem, side: Side) -> dict[str, Any]:
-    """One row: equal in all arms but for the user message and `persona`."""
+def training_row(problem: Problem, side: Side, pool: Pool | None = None) -> dict[str, Any]:
+    """One row: equal in all arms but for the user message and `persona`; template personas unless there is a pool."""
     query = {"role": "user", "content": problem.query}
-    rewritten = rewrite(recipe_of(side, taxonomy_pool()), [query], row_id=problem.id)
+    rewritten = rewrite(recipe_of(side, pool or taxonomy_pool()), [query], row_id=problem.id)
     persona = rewritten.personas.get(0)
     return {
         "id": problem.id,
@@ -62,16 +62,21 @@ def training_row(problem: Problem, side: Side) -> dict[str, Any]:
             "text": persona.text if persona else None,
             "domain": persona.domain if persona else None,
             "target_domain": taxonomy.domain_of(problem.query),
-            "generator": f"template personas ({taxonomy.VERSION})" if persona else None,
+            "generator": _generator(side) if persona else None,
             "seed": side.seed,
         },
         "source": {"dataset": "its-training word problems", "split": problem.split, "license": "apache-2.0"},
     }
 
 
-def prepare(problems: Sequence[Problem], side: Side, folder: Path) -> Dataset:
+def _generator(side: Side) -> str:
+    is_pool = side.personas is not None and side.personas.source == "pool"
+    return f"pool {side.personas.file}" if is_pool and side.personas else f"template personas ({taxonomy.VERSION})"
+
+
+def prepare(problems: Sequence[Problem], side: Side, folder: Path, pool: Pool | None = None) -> Dataset:
     """Writes the arm's `rows.jsonl` and its sidecar `dataset.json` into `folder`."""
-    rows = tuple(training_row(problem, side) for problem in problems)
+    rows = tuple(training_row(problem, side, pool) for problem in problems)
     data = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
     dataset = Dataset(rows, sha256(data).hexdigest(), digest([row["id"] for row in rows]))
     sidecar = {
