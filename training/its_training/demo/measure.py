@@ -78,7 +78,7 @@ async def _measure(
             for n_done, problem in enumerate(problems, start=1):
                 messages = rewrite(recipe, [{"role": "user", "content": problem.query}]).messages
                 body = {"model": model, "messages": messages, "max_tokens": vote.max_tokens}
-                candidates, greedy = await _ask(upstream, body, vote, _item_seed(seed, problem.id))
+                candidates, greedy = await _ask(upstream, body, vote, item_seed(seed, problem.id))
                 row = Row(
                     id=problem.id,
                     query=problem.query,
@@ -97,7 +97,7 @@ async def _measure(
         await upstream.close()
 
 
-def _item_seed(seed: int, item_id: str) -> int:
+def item_seed(seed: int, item_id: str) -> int:
     """As `its-proxy evaluate` seeds an item, so that the server's candidates are these very ones."""
     return int.from_bytes(blake2b(f"{seed}:{item_id}".encode(), digest_size=4).digest(), "big") >> 1
 

@@ -1,0 +1,1 @@
+"""`its-train grid`: every arm asked every way, and what that says."""
