@@ -25,7 +25,10 @@ class Stages:
     def show(self, title: str) -> Iterator[Advance]:
         started = monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+        is_shown = self.console.is_terminal
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not is_shown
+        ) as progress:
             task = progress.add_task(title, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
         self.console.print(f"{title}: {monotonic() - started:.0f} s", highlight=False)

@@ -10,6 +10,7 @@ from its_training.progress import Stages
 from its_training.quiet import quiet_libraries
 
 _folder = click.argument("folder", type=click.Path(path_type=Path), metavar="GRID")
+_metric = click.Choice(["pass@1", "majority", "greedy"])
 _split = click.Choice(["validation", "test"])
 
 
@@ -38,3 +39,40 @@ def run(spec_file: Path, out: Path, splits: tuple[str, ...], threads: int) -> No
     stages = Stages(Console())
     lab = DemoLab(spec, out, stages, DemoRecipe()) if spec.base.demo is not None else FolderLab(spec)
     Runner(spec, lab, out, stages, f"its-train grid run {spec_file}").run(splits or ("validation", "test"))
+
+
+@command.command()
+@_folder
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Page.  [default: GRID/NAME.md]")
+@click.option(
+    "--metric", type=click.Choice(["pass@1", "majority", "greedy"]), default="pass@1", help="Of the heat map."
+)
+def report(folder: Path, out: Path | None, metric: str) -> None:
+    """Write the page (Markdown) and the heat map (PNG, SVG) of what was measured."""
+    from datetime import UTC, datetime
+
+    from its_training.grid.cells import read_grid
+    from its_training.grid.page import page, table
+    from its_training.grid.picture import draw
+    from its_training.grid.values import greedy, majority, pass_at_1
+
+    grid = read_grid(folder)
+    target = out or folder / f"{grid.spec.name}.md"
+    found = table(grid, "test", {"pass@1": pass_at_1, "majority": majority, "greedy": greedy}[metric])
+    title = f"{grid.spec.name}: {metric} on {grid.spec.test.n:,} test problems, 95% intervals"
+    matched = {arm: grid.spec.matched(arm) for arm in grid.spec.arms}
+    pictures = draw(title, found.rows, found.columns, found.cells, matched, target.with_suffix(""))
+    target.write_text(page(grid, f"{datetime.now(UTC):%Y-%m-%d}", pictures[0].name), encoding="utf-8")
+    click.echo(f"{target}, {', '.join(path.name for path in pictures)}")
+
+
+@command.command()
+@_folder
+@click.option("--split", type=_split, default="validation", help="What to choose on; the test split is refused.")
+def recommend(folder: Path, split: str) -> None:
+    """Recommend an arm and how to serve it, or none, against plain training and plain asking at equal tokens."""
+    from its_training.grid import choose
+    from its_training.grid.cells import read_grid
+    from its_training.grid.page import choice_text
+
+    click.echo(choice_text(choose.recommend(read_grid(folder), split)))
