@@ -1,0 +1,153 @@
+"""`its-train record --derive FROM TO`: a quantised, merged or converted checkpoint gets the manifest of its origin.
+
+The pair id stays: what TO was trained with, it has from FROM. Its probes keep their tokens, so that the recorded
+log-probabilities of base and siblings stand beside TO's own, and neither has to be at hand again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from its_proxy.checkpoint import MAX_CONFIG_BYTES, Checkpoint, open_checkpoint, read_manifest
+from its_proxy.codesign.errors import ConfigError, DigestMismatch
+from its_proxy.codesign.manifest import FILE_NAME, Logprobs, Probe
+from its_proxy.evidence import Comparison, Scored, compare, has_reference
+from its_proxy.source import Folder
+from its_training.record.measured import Measurement, evaluation_rows
+from its_training.record.models import load_model, load_tokenizer, weight_digests
+from its_training.record.opened import pair_files
+from its_training.record.power import Power, power_of
+from its_training.record.probes import Show, mean_difference, quietly, score_probes, tokens_of, told
+from its_training.record.record import Recorded, place
+from its_training.versions import versions
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """`base` is needed where TO is an adapter; `measurements` are TO's own, as FROM's numbers are not."""
+
+    origin: Path
+    target: Path
+    base: Path | None = None
+    measurements: tuple[Measurement, ...] = ()
+    device: str = "cpu"
+
+
+def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
+    """Measures TO with FROM's probes and seals them into it. Raises ConfigError and the ManifestError family."""
+    origin, target = open_checkpoint(derivation.origin), derivation.target
+    _check_target(origin, target)
+    _check_template(origin, target)
+    tokenizer = load_tokenizer(target, derivation.base)
+    probes = [probe for probe in origin.manifest.probes if has_reference(probe)]
+    if not probes:
+        raise ConfigError(f"{origin.source} records no log-probabilities", hint="record it first: its-train record")
+    _check_tokens(origin, tokenizer, probes, target)
+    measured = _measured(derivation, probes, show)
+    found = _distance(probes, measured)
+    power = power_of(measured)
+    evaluation = [row for one in derivation.measurements for row in evaluation_rows(one, {})]
+    sealed = place(
+        target, pair_files(origin), origin.manifest, measured, evaluation, _provenance(origin, target, found, power)
+    )
+    return Recorded(sealed, power, (_remark(origin, found),))
+
+
+def _check_target(origin: Checkpoint, target: Path) -> None:
+    if not target.is_dir():
+        raise ConfigError(f"{target} is not a folder", hint="--derive FROM TO: TO is the derivative's folder")
+    if origin.manifest.origin == "declared":
+        hint = "its-proxy manifest init declares the derivative from its own server"
+        raise ConfigError(f"{origin.source} holds a declared manifest", hint=hint)
+    if origin.folder is not None and origin.folder.resolve() == target.resolve():
+        raise ConfigError("--derive: both are one folder", hint="its-train record measures a checkpoint again")
+    if not weight_digests(target):
+        raise ConfigError(f"{target} holds no safetensors", hint="weights are read from safetensors only")
+    if (target / FILE_NAME).exists():
+        found = read_manifest(target)
+        if found is not None and found.pair_id != origin.pair_id:
+            raise ConfigError(
+                f"{target} holds the manifest of another pair, {found.pair_id[:8]}",
+                hint=f"it is no derivative of {origin.source}, or {FILE_NAME} was copied there by mistake",
+            )
+
+
+def _check_template(origin: Checkpoint, target: Path) -> None:
+    """The pair names the template's digest; equal tokens for a few probes do not prove the whole of it."""
+    expected = origin.manifest.pair.serve_with.chat_template_sha256
+    template = Folder(target).read("chat_template.jinja", MAX_CONFIG_BYTES)
+    if expected is not None and template is not None and sha256(template).hexdigest() != expected:
+        raise DigestMismatch(
+            f"{target}/chat_template.jinja is not the template that the pair names",
+            hint=f"copy that of {origin.source}: the model would read prompts that it was not trained on",
+        )
+
+
+def _check_tokens(origin: Checkpoint, tokenizer: Any, probes: Sequence[Probe], target: Path) -> None:
+    template_kwargs = origin.manifest.pair.serve_with.chat_template_kwargs
+    for number, probe in enumerate(probes):
+        tokens = tokens_of(tokenizer, probe.messages, template_kwargs)
+        if tokens != probe.prompt_token_ids:
+            pairs = zip(tokens, probe.prompt_token_ids, strict=False)
+            place = next((n for n, (one, other) in enumerate(pairs) if one != other), len(tokens))
+            raise ConfigError(
+                f"{target} renders probe {number} to other tokens than {origin.source}, from token {place} on",
+                hint="its tokenizer or chat template is another one: this is another model, not a derivative",
+            )
+
+
+def _measured(derivation: Derivation, probes: Sequence[Probe], show: Show) -> list[Probe]:
+    import torch
+
+    with show(f"probes of {derivation.target.name}") as advance:
+        model = load_model(derivation.target, derivation.base, derivation.device)
+        this = score_probes(model, told(probes, advance))
+        rounded = score_probes(model.to(torch.bfloat16), probes)
+    return [
+        probe.model_copy(update={"dtype": "float32", "logprobs": _logprobs(probe, this[n], rounded[n])})
+        for n, probe in enumerate(probes)
+    ]
+
+
+def _logprobs(probe: Probe, this: list[float], rounded: list[float]) -> Logprobs:
+    """TO's own beside those of base and siblings, over the same tokens."""
+    assert probe.logprobs is not None
+    noise = mean_difference(this, rounded)
+    return Logprobs(this=this, base=probe.logprobs.base, siblings=probe.logprobs.siblings, noise=noise)
+
+
+def _distance(probes: Sequence[Probe], measured: Sequence[Probe]) -> Comparison:
+    """What FROM's handshake would see of TO: how far the derivative lies from its origin, and from the others."""
+    scored = [
+        Scored(probe, new.logprobs.this)
+        for probe, new in zip(probes, measured, strict=True)
+        if new.logprobs is not None
+    ]
+    return compare(scored, is_declared=False)
+
+
+def _remark(origin: Checkpoint, found: Comparison) -> str:
+    said = f"{found.this:.4f} nats a token from {origin.source}"
+    if found.nearest_other is not None:
+        said += f", {found.nearest_other[1]:.4f} from {found.nearest_other[0]}"
+    return said
+
+
+def _provenance(origin: Checkpoint, target: Path, found: Comparison, power: Power) -> dict[str, Any]:
+    before = origin.manifest.provenance
+    kept = {key: value for key, value in before.items() if key not in ("weights_sha256", "record", "derived_from")}
+    return {
+        **kept,
+        "weights_sha256": weight_digests(target),
+        "derived_from": {
+            "pair_id": origin.pair_id,
+            "weights_sha256": before.get("weights_sha256", {}),
+            "distance": round(found.this, 6),
+            # Measured on FROM's weights: no number of TO's.
+            "evaluation": [row.model_dump(mode="json") for row in origin.manifest.evaluation],
+            **({"derived_from": before["derived_from"]} if "derived_from" in before else {}),
+        },
+        "record": {"versions": versions(), "power": power.document()},
+    }

@@ -1,0 +1,99 @@
+"""Opens any causal language model that transformers knows, as saved: safetensors only, never code from a checkpoint.
+
+    model = load_model(Path("Qwen-7B-gsm8k-random"), base=Path("Qwen/Qwen2.5-7B-Instruct"))
+
+A folder is read where it lies; any other path is a Hub id. An adapter is put on its base.
+"""
+
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+from its_proxy.codesign.errors import ConfigError
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the folder holds a LoRA, which is nothing without its base."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def load_model(path: Path, base: Path | None = None, device: str = "cpu") -> Any:
+    """The saved weights, computed with in fp32. `device` is torch's, or `auto` to spread over all GPUs.
+
+    Raises ConfigError in one line for whatever cannot be loaded whole.
+    """
+    if not is_adapter(path):
+        return _load_full(path, device)
+    if base is None or is_adapter(base):
+        raise ConfigError(f"{path} is an adapter", hint="--base names the model that it was trained on")
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        raise ConfigError(f"{path} holds no {ADAPTER_WEIGHTS}", hint="weights are read from safetensors only")
+    from peft import PeftModel
+
+    model = _load_full(base, device)
+    try:
+        return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+    except _load_errors() as error:
+        raise _unreadable(path, error) from None
+
+
+def _load_full(path: Path, device: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            dtype=torch.float32,
+            device_map=None if device == "cpu" else device,
+            output_loading_info=True,
+            **_as_saved(path),
+            use_safetensors=True,
+        )
+    except _load_errors() as error:
+        raise _unreadable(path, error) from None
+    # transformers would make up what a file lacks, at random, and say so in a log line only.
+    if lacking := sorted(map(str, found["missing_keys"])):
+        raise ConfigError(f"{path} lacks {len(lacking)} weights, such as {lacking[0]}", hint="is the copy complete?")
+    return model.eval()
+
+
+def load_tokenizer(path: Path, base: Path | None = None) -> Any:
+    """The tokenizer, with its chat template; that of `base` where an adapter brings none."""
+    from transformers import AutoTokenizer
+
+    place = base if base is not None and is_adapter(path) and not (path / "tokenizer_config.json").is_file() else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(place), **_as_saved(place))
+    except _load_errors() as error:
+        raise _unreadable(place, error) from None
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{place} has no chat template", hint="a query has no tokens without one")
+    return tokenizer
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """sha256 of every weight file by name; read in pieces, as they may be larger than memory."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _as_saved(path: Path) -> dict[str, Any]:
+    return {"trust_remote_code": False, "local_files_only": path.is_dir()}
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    from safetensors import SafetensorError
+
+    return (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError, SafetensorError)
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    said = " ".join(str(error).split())[:240] or type(error).__name__
+    hint = "" if path.is_dir() else "it is no folder here, so it was looked for on the Hub"
+    return ConfigError(f"{path} cannot be loaded: {said}", hint=hint)
