@@ -76,9 +76,9 @@ class _Index(BaseModel):
     cells: tuple[_Measured, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """A measured grid: its spec, and the candidates files by cell."""
+    """A measured grid: its spec, and the candidates files by cell. Equal to itself only, so that it can key caches."""
 
     folder: Path
     spec: GridSpec

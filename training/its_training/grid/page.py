@@ -33,6 +33,8 @@ def table(grid: Grid, split: str, metric: Metric) -> Table:
         for column in grid.spec.asked:
             if (measurements := values(grid, row, column, split, metric)) is not None:
                 found[Way(row, column)] = measured(measurements)
+    if not found:
+        raise ConfigError(f"no cell was measured on {split}", hint="its-train grid run goes on where it stopped")
     return Table(rows, grid.spec.asked, found)
 
 

@@ -1,0 +1,31 @@
+import pytest
+
+from its_proxy.codesign.errors import ConfigError
+from its_training.grid.ensemble import ensemble
+from its_training.grid.equal_tokens import Way
+from tests.training.grid.small_grid import spec, write_grid
+
+MEMBERS = ("similar", "dissimilar", "random")
+
+
+def test_the_best_member_is_chosen_on_validation_and_costs_as_much(tmp_path):
+    accuracies = {("similar", "similar"): 0.5, ("dissimilar", "dissimilar"): 0.5, ("random", "random"): 0.7}
+    result = ensemble(write_grid(tmp_path, spec(), accuracies), MEMBERS)
+    assert result.best == Way("random", "random")
+    # Three prompts of 40 and three replies of 10 cost 150: one prompt and 11 replies, of which there are 8.
+    assert [one.n_single for one in result.versus] == [8.0, 8.0]
+    assert all(one.gain.estimate.value < 0 for one in result.versus)
+
+
+def test_independent_equal_members_vote_like_one_of_them(tmp_path):
+    accuracies = {(name, name): 0.6 for name in MEMBERS}
+    grid = write_grid(tmp_path, spec(), accuracies, prompt_tokens=dict.fromkeys(MEMBERS, 0))
+    for one in ensemble(grid, MEMBERS).versus:
+        assert one.n_single == pytest.approx(3 * one.n_each)
+        assert abs(one.gain.estimate.value) < 0.05  # three standard errors
+
+
+def test_a_missing_member_is_named(tmp_path):
+    grid = write_grid(tmp_path, spec(), {("similar", "similar"): 0.5, ("random", "random"): 0.5})
+    with pytest.raises(ConfigError, match="dissimilar asked as dissimilar on validation"):
+        ensemble(grid, MEMBERS)
