@@ -13,7 +13,7 @@ from typing import Any
 from its_proxy.checkpoint import MAX_CONFIG_BYTES, Checkpoint, open_checkpoint, read_manifest
 from its_proxy.codesign.errors import ConfigError, DigestMismatch
 from its_proxy.codesign.manifest import FILE_NAME, Logprobs, Probe
-from its_proxy.evidence import Comparison, Scored, compare, has_reference
+from its_proxy.evidence import RATIO, Comparison, Scored, compare, has_reference
 from its_proxy.source import Folder
 from its_training.record.measured import Measurement, evaluation_rows
 from its_training.record.models import load_model, load_tokenizer, weight_digests
@@ -47,6 +47,7 @@ def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
     _check_tokens(origin, tokenizer, probes, target)
     measured = _measured(derivation, probes, show)
     found = _distance(probes, measured)
+    _check_nearest(origin, target, found)
     power = power_of(measured)
     evaluation = [row for one in derivation.measurements for row in evaluation_rows(one, {})]
     sealed = place(
@@ -128,11 +129,23 @@ def _distance(probes: Sequence[Probe], measured: Sequence[Probe]) -> Comparison:
     return compare(scored, is_declared=False)
 
 
+def _check_nearest(origin: Checkpoint, target: Path, found: Comparison) -> None:
+    """A copy of another arm must not get this arm's pair."""
+    name, distance = found.nearest_other or ("", float("inf"))
+    if found.this > distance:
+        raise ConfigError(
+            f"{target} lies {found.this:.4f} nats a token from {origin.source}, but {distance:.4f} from {name}",
+            hint=f"it is made from {name}, or changed beyond what a derivative is",
+        )
+
+
 def _remark(origin: Checkpoint, found: Comparison) -> str:
     said = f"{found.this:.4f} nats a token from {origin.source}"
-    if found.nearest_other is not None:
-        said += f", {found.nearest_other[1]:.4f} from {found.nearest_other[0]}"
-    return said
+    if found.nearest_other is None:
+        return said
+    name, distance = found.nearest_other
+    far = "; that is far for a derivative: evaluate it" if distance < RATIO * found.this else ""
+    return f"{said}, {distance:.4f} from {name}{far}"
 
 
 def _provenance(origin: Checkpoint, target: Path, found: Comparison, power: Power) -> dict[str, Any]:
