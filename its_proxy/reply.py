@@ -197,8 +197,7 @@ def _estimate(outcome: Outcome, cancelled: Candidate) -> int:
     known = [
         (candidate.index % n_members != cancelled.index % n_members, abs(lasted_s - ran_s), tokens / lasted_s)
         for candidate in _received(outcome)
-        if (lasted_s := candidate.finished_s - candidate.started_s) > 0
-        and (tokens := generated_tokens(candidate.completion or {})) is not None
+        if (lasted_s := candidate.lasted_s) > 0 and (tokens := generated_tokens(candidate.completion or {})) is not None
     ]
     return round(ran_s * min(known)[2]) if known else 0
 
@@ -253,7 +252,14 @@ def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
         answer_kind=plan.rules.answer,
         finish_reason=_text(candidate.finish_reason),
         completion_tokens=generated_tokens(candidate.completion) if candidate.completion is not None else None,
+        started_s=round(candidate.started_s, 6),
+        first_token_s=_rounded(candidate.first_token_s),
+        finished_s=_rounded(candidate.finished_s),
     )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
 
 
 def _text(value: Any) -> str | None:

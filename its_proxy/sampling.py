@@ -39,8 +39,9 @@ VALID_FINISHES = ("stop", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One completion and what became of it. Times count from the start of the query.
+    """One completion and what became of it. Times count from the start of the query, by a monotonic clock.
 
+    `first_token_s` is known of a streamed candidate; `finished_s` is None for one that was cut off.
     `spent`: the last usage that was told of a call without a completion; None where nothing was told.
     """
 
@@ -51,14 +52,19 @@ class Candidate:
     completion: Completion | None = None
     answer: Answer | None = None
     error: UpstreamError | None = None
-    finished_s: float = 0.0
+    finished_s: float | None = None
     started_s: float = 0.0
+    first_token_s: float | None = None
     spent: dict[str, Any] | None = None
 
     @property
     def is_valid(self) -> bool:
         """Finished truthfully: it counts for agreement, whether it votes or abstains."""
         return self.state in ("ok", "no_answer")
+
+    @property
+    def lasted_s(self) -> float:
+        return 0.0 if self.finished_s is None else self.finished_s - self.started_s
 
     @property
     def finish_reason(self) -> str | None:
@@ -181,7 +187,8 @@ class _Query:
             candidate = replace(candidate, error=error, spent=self._spent_by(index))
         else:
             candidate = replace(candidate, state=state, completion=completion, answer=answer)
-        self._arrivals.put_nowait(replace(candidate, finished_s=self.elapsed()))
+        first_token_s = self._first_token_s(index)
+        self._arrivals.put_nowait(replace(candidate, finished_s=self.elapsed(), first_token_s=first_token_s))
 
     async def _complete(self, index: int) -> Completion:
         planned = self._plan.member_of(index)
@@ -199,8 +206,15 @@ class _Query:
             self._weight(index),
             "cancelled",
             started_s=self._started_s[index],
+            first_token_s=self._first_token_s(index),
             spent=self._spent_by(index),
         )
+
+    def _first_token_s(self, index: int) -> float | None:
+        spent = self._spent.get(index)
+        if spent is None or spent.first_token_at is None:
+            return None
+        return spent.first_token_at - self._started_at
 
     def _spent_by(self, index: int) -> dict[str, Any] | None:
         """The last count. Of a server that counts along, silence means that nothing has been generated yet."""

@@ -7,6 +7,7 @@ So what a candidate has cost is known at any moment, for one that is cancelled a
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
@@ -16,16 +17,21 @@ from its_proxy.upstreams.base import Body, Completion, Upstream
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 # What a stream does not carry: these are asked for plainly.
 _PLAIN_ONLY = ("prompt_logprobs",)
+_GENERATED = ("content", "reasoning", "reasoning_content", "tool_calls", "refusal")
 _ONCE = ("id", "type", "name", "role")
 """Texts that are told whole; any other text comes in pieces."""
 
 
 @dataclass(slots=True)
 class Spent:
-    """What one call has used so far. `is_live`: its server has counted before the end, so the last count stands."""
+    """What one call has used so far. `is_live`: its server has counted before the end, so the last count stands.
+
+    `first_token_at`: when its first piece of text or of a tool call came, by the monotonic clock.
+    """
 
     usage: dict[str, Any] | None = None
     is_live: bool = False
+    first_token_at: float | None = None
 
 
 async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spent: Spent) -> Completion:
@@ -73,6 +79,8 @@ class _Assembly:
     def _add_choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta")
         if isinstance(delta, dict):
+            if self._spent.first_token_at is None and any(delta.get(field) for field in _GENERATED):
+                self._spent.first_token_at = monotonic()
             calls = delta.get("tool_calls")
             _add_calls(self._choice["message"], calls if isinstance(calls, list) else [])
             _append(self._choice["message"], {key: delta[key] for key in delta if key != "tool_calls"})

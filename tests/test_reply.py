@@ -125,6 +125,11 @@ def test_a_reply_tells_the_rule_the_kind_and_how_many_were_started():
     assert (its.stop, its.answer_kind, its.n_started, its.candidates[0].answer_kind) == ("beta", "number", 2, "number")
 
 
+def test_a_candidate_that_was_cut_off_has_no_finish():
+    its = report(outcome([received(0, 7, finished_s=1.25), cancelled(1, started_s=0.5)]), with_candidates=True)
+    assert [(c.started_s, c.finished_s) for c in its.candidates] == [(0.0, 1.25), (0.5, None)]
+
+
 def test_states_are_counted_by_reason():
     its = report(outcome([received(0, 7), received(1), received(2, 7, "length"), cancelled(3)]))
     assert its.abstained == {"no_answer": 1, "truncated": 1}

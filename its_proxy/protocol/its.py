@@ -59,7 +59,11 @@ class MemberReport(BaseModel):
 
 
 class CandidateReport(BaseModel):
-    """One candidate, on request (`its: {"candidates": true}`)."""
+    """One candidate, on request (`its: {"candidates": true}`).
+
+    Seconds count from the start of the query; `first_token_s` is told of a streamed candidate (`usage_policy: exact`),
+    `finished_s` of one that was not cut off.
+    """
 
     index: int
     seed: int
@@ -71,6 +75,9 @@ class CandidateReport(BaseModel):
     answer_kind: str
     finish_reason: str | None
     completion_tokens: int | None
+    started_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
 
 
 class ItsReply(BaseModel):

@@ -288,6 +288,15 @@ class TestOverrides:
             assert {c["answer"] for c in completion["its"]["candidates"]} == {"7"}
             assert (await server.chat())[1]["its"]["candidates"] is None
 
+    async def test_a_candidate_tells_when_it_started_and_finished(self, checkpoint):
+        script = by_index(*[Say(r"\boxed{7}", delay_s=0.05)] * 7, Say(r"\boxed{7}", delay_s=0.2))
+        async with serving_script(script, checkpoint) as (server, _):
+            _, completion = await server.chat(seed=100, its={"candidates": True, "stop": "none"})
+        candidates = completion["its"]["candidates"]
+        assert all(0 <= c["started_s"] < c["finished_s"] - 0.04 for c in candidates)
+        assert max(candidates, key=lambda c: c["finished_s"])["index"] == 7
+        assert {c["first_token_s"] for c in candidates} == {None}
+
     async def test_a_client_librarys_temperature_0_does_not_turn_the_vote_off(self, checkpoint):
         async with serving_script(box(7), checkpoint) as (server, upstream):
             _, completion = await server.chat(temperature=0, top_p=1, presence_penalty=0.5)

@@ -61,6 +61,16 @@ class TestUsagePolicy:
             await upstream.until(lambda: upstream.n_cancelled == N)
             assert upstream.n_open == 0
 
+    async def test_a_streamed_candidate_tells_its_first_token_also_when_it_is_cut_off(self, checkpoint):
+        async with serving_script(five_answer(), checkpoint, **{"vote.usage_policy": "exact"}) as (server, _):
+            _, reply = await server.chat(seed=0, its={"vote": "always", "candidates": True})
+        candidates = reply["its"]["candidates"]
+        assert all(c["started_s"] < c["first_token_s"] for c in candidates)
+        finished = [c for c in candidates if c["state"] == "ok"]
+        assert len(finished) == 5
+        assert all(c["first_token_s"] <= c["finished_s"] for c in finished)
+        assert {c["finished_s"] for c in candidates if c["state"] == "cancelled"} == {None}
+
     async def test_by_default_nothing_is_streamed_or_claimed(self, checkpoint):
         async with serving_script(Say("so \\boxed{7}"), checkpoint) as (server, upstream):
             _, reply = await server.chat(its={"vote": "always"})
