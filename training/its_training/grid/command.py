@@ -33,12 +33,12 @@ def run(spec_file: Path, out: Path, splits: tuple[str, ...], threads: int) -> No
     quiet_libraries(threads)
     # Imported here: they bring torch along, and `--help` should not wait for that.
     from its_training.demo.recipe import DemoRecipe
-    from its_training.grid.lab import DemoLab, FolderLab
+    from its_training.grid.lab import lab_of
     from its_training.grid.run import Runner
 
     stages = Stages(Console())
-    lab = DemoLab(spec, out, stages, DemoRecipe()) if spec.base.demo is not None else FolderLab(spec)
-    Runner(spec, lab, out, stages, f"its-train grid run {spec_file}").run(splits or ("validation", "test"))
+    runner = Runner(spec, lab_of(spec, out, stages, DemoRecipe()), out, stages, f"its-train grid run {spec_file}")
+    runner.run(splits or ("validation", "test"))
 
 
 @command.command()

@@ -1,7 +1,7 @@
 """Where a grid's checkpoints and problems come from: built by the demo's recipe, or lying in folders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -135,6 +135,16 @@ class FolderLab:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not there", hint=f"arm {arm!r} with training seed {seed}; base.checkpoints")
         return folder
+
+
+def lab_of(spec: GridSpec, out: Path, stages: Stages, recipe: DemoRecipe) -> Lab:
+    """The lab that the grid's base asks for."""
+    if spec.base.demo is None:
+        return FolderLab(spec)
+    if spec.base.pretrain_steps is not None:
+        steps = spec.base.pretrain_steps
+        recipe = replace(recipe, pretrain_steps_seen=steps, pretrain_steps_unseen=steps)
+    return DemoLab(spec, out, stages, recipe)
 
 
 def weights_sha256(folder: Path) -> str:

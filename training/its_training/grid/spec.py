@@ -49,6 +49,8 @@ class GridBase(_Strict):
     demo: Literal["seen", "unseen"] | None = None
     folder: str | None = None
     checkpoints: str | None = None
+    pretrain_steps: int | None = Field(None, ge=1)
+    """Of a demo base, if not its recipe's."""
     reads: Literal["chat", "text"] = "chat"
     """How the untouched base is asked: by its chat template, or, if it knows none, as plain text and a line break."""
 
