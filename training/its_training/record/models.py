@@ -5,6 +5,7 @@
 A folder is read where it lies; any other path is a Hub id. An adapter is put on its base.
 """
 
+import warnings
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def load_model(path: Path, base: Path | None = None, device: str = "cpu") -> Any
 
     model = _load_full(base, device)
     try:
-        return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # it asks transformers for an attribute's old name
+            return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
     except _load_errors() as error:
         raise _unreadable(path, error) from None
 

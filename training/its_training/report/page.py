@@ -71,7 +71,10 @@ def _cells(run: Candidates) -> dict[str, str]:
 
 def _seed(run: Candidates) -> str:
     seeds = {plain(row.asked["seed"]) for row in run.rows if "seed" in row.asked}
-    return ", ".join(sorted(seeds)) or MISSING
+    if seeds:
+        return ", ".join(sorted(seeds))
+    has_own = all(candidate.seed is not None for row in run.rows for candidate in row.candidates)
+    return "stands with each candidate" if has_own else MISSING
 
 
 def _asked(run: Candidates) -> str:
