@@ -42,6 +42,11 @@ def test_the_power_of_the_probes_is_printed(copy, tmp_path):
      "--sibling this=x: a name and a folder are needed (--sibling random=runs/random)"),
     (("--base", "b", "--arm", "x"), "--dataset and --arm go together (a prepared folder, and one of its arms)"),
     (("--derive", "x", "--out", "y"), "--out does not go with --derive (FROM's manifest says it already)"),
+    (("--base", "b", "--upstream", "http://x/v1"),
+     "--upstream goes with --derive (a checkpoint is recorded from its saved files)"),
+    (("--derive", "x", "--upstream", "gpu:8000"), "--upstream gpu:8000: not a URL (such as http://gpu:8000/v1)"),
+    (("--derive", "x", "--upstream", "http://x/v1", "--upstream-key-env", "ITS_NO_SUCH"),
+     "--upstream-key-env ITS_NO_SUCH: no such variable (it holds the server's key)"),
     (("--base", "b", "--evaluation", "x.jsonl"), "--evaluation x.jsonl: which benchmark and split is it? "
      "(--evaluation BENCHMARK:SPLIT=FILE, such as gsm8k:test=candidates.jsonl)"),
     (("--base", "b", "--evaluation", "a:test=x.jsonl"), "x.jsonl: No such file or directory"),

@@ -1,19 +1,26 @@
 """Derivatives of a real checkpoint: converted, rounded to integers, merged; and what is none."""
 
+import asyncio
 import json
 import shutil
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from its_proxy.checkpoint import check_weights, open_checkpoint
-from its_proxy.codesign.errors import ConfigError, DigestMismatch
+from its_proxy.codesign.errors import ConfigError, DigestMismatch, UpstreamUnreachable
 from its_proxy.evidence import Scored, compare
 from its_proxy.handshake import examine
 from its_proxy.upstreams.embedded import EmbeddedUpstream
+from its_proxy.upstreams.http import HttpUpstream
 from its_training.record.derive import Derivation, derive
-from its_training.record.models import load_model, weight_digests
+from its_training.record.live import Server
+from its_training.record.models import load_model, load_tokenizer, weight_digests
+from its_training.record.probes import teacher_forced, tokens_of
 from its_training.record.record import record
+from tests.scripted import Say, scripted_upstream
+from tests.scripted_model import said
 from tests.training.record.conftest import DEMO
 from tests.training.record.test_record import pool_bytes, prepared, request
 
@@ -168,3 +175,53 @@ def test_an_origin_without_log_probabilities_is_recorded_first(copy):
     (origin / "its.json").write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="records no log-probabilities"):
         derive(Derivation(origin, target))
+
+
+# -- measured by the server that serves it -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(folder, change=lambda tokens: tokens):
+    """A server that answers as vLLM does, with the log-probabilities that the folder's weights really have."""
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+
+    def script(body, number):
+        if "prompt" not in body:
+            choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}
+            tokens = change(tokens_of(tokenizer, body["messages"], {}))
+            return Say(raw=json.dumps({"choices": [choice], "prompt_token_ids": tokens}).encode())
+        pairs = zip(body["prompt"][1:], teacher_forced(model, body["prompt"]), strict=True)
+        return said({"prompt_logprobs": [None, *({str(token): {"logprob": value}} for token, value in pairs)]})
+
+    async with scripted_upstream(script, ["derived"]) as scripted:
+        yield scripted
+
+
+async def test_a_server_measures_what_cannot_be_computed_here_and_the_handshake_verifies_it(copy, tmp_path):
+    """The target's own weights are spoiled: nothing but the server's word went into its probes."""
+    origin, target = copy("random"), copy("random", "derived", sealed=False)
+    rounded = saved(eight_bits(load_model(origin)), tmp_path / "rounded")
+    (target / "model.safetensors").write_bytes(b"a format of a kernel's own")
+    async with serving(rounded) as scripted:
+        derivation = Derivation(origin, target, server=Server(scripted.url, "derived"))
+        recorded = await asyncio.to_thread(derive, derivation)
+        upstream = HttpUpstream("vllm", scripted.url)
+        report = await examine(open_checkpoint(target), upstream, "derived", is_local=False)
+        await upstream.close()
+    assert recorded.manifest.pair_id == open_checkpoint(origin).pair_id
+    assert {(probe.dtype, probe.logprobs.noise) for probe in recorded.manifest.probes} == {(None, 0.0)}
+    assert 0.005 < recorded.manifest.provenance["derived_from"]["distance"] < 0.05
+    assert report.verdict.state == "verified"
+    assert "weights as recorded" in report.verdict.reason
+
+
+async def test_a_server_that_renders_otherwise_or_lists_another_model_is_refused(copy):
+    origin, target = copy("random"), copy("random", "derived", sealed=False)
+    async with serving(origin, lambda tokens: [*tokens, 2]) as scripted:
+        with pytest.raises(ConfigError, match="renders probe 0 to other tokens than recorded"):
+            await asyncio.to_thread(derive, Derivation(origin, target, server=Server(scripted.url, "derived")))
+        with pytest.raises(ConfigError, match=r"lists no model 'other' \(it lists 'derived'\)"):
+            await asyncio.to_thread(derive, Derivation(origin, target, server=Server(scripted.url, "other")))
+    with pytest.raises(UpstreamUnreachable):
+        await asyncio.to_thread(derive, Derivation(origin, target, server=Server(scripted.url, "derived")))
+    assert not (target / "its.json").exists()

@@ -13,6 +13,7 @@ from its_training.progress import Stages
 from its_training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
+    from its_training.record.live import Server
     from its_training.record.probes import Reference
     from its_training.record.record import Recorded
 
@@ -31,6 +32,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--evaluation", "measured", multiple=True, metavar="BENCHMARK:SPLIT=FILE", help="Candidates of it.")
 @click.option("--out", type=_PATH, help="Folder for the manifest alone.  [default: CHECKPOINT]")
 @click.option("--device", default="cpu", help="Where models are computed: cpu, cuda, or auto for all GPUs.")
+@click.option("--upstream", help="With --derive: the server that serves CHECKPOINT, such as http://gpu:8000/v1.")
+@click.option("--served-name", help="Its name for CHECKPOINT.  [default: the folder's name]")
+@click.option("--upstream-key-env", help="NAME of the variable that holds the server's key.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, help="CPU threads.")
 def command(
     checkpoint: Path,
@@ -44,6 +48,9 @@ def command(
     measured: tuple[str, ...],
     out: Path | None,
     device: str,
+    upstream: str | None,
+    served_name: str | None,
+    upstream_key_env: str | None,
     threads: int,
 ) -> None:
     """Measures the probes of CHECKPOINT against its base and siblings, and seals them into its manifest.
@@ -53,12 +60,15 @@ def command(
     references = tuple(_sibling(text) for text in siblings)
     if origin is not None:
         _refuse_beside_derive({"--sibling": siblings, "--dataset": dataset, "--queries": queries, "--out": out})
+    elif upstream is not None:
+        raise ConfigError("--upstream goes with --derive", hint="a checkpoint is recorded from its saved files")
     elif base is None:
         raise ConfigError("--base is missing", hint="the checkpoint that this one was fine-tuned from")
     if (dataset is None) != (arm is None):
         raise ConfigError("--dataset and --arm go together", hint="a prepared folder, and one of its arms")
     if any(not path.is_dir() for path in (base, *(one.folder for one in references)) if path is not None):
         os.environ.setdefault("HF_HUB_OFFLINE", "0")  # a Hub id is meant: the one case in which something is fetched
+    server = _server(upstream, served_name or checkpoint.resolve().name, upstream_key_env)
     from its_training.record.measured import read_measurement
 
     measurements = tuple(read_measurement(text) for text in measured)
@@ -68,7 +78,7 @@ def command(
     if origin is not None:
         from its_training.record.derive import Derivation, derive
 
-        recorded = derive(Derivation(origin, checkpoint, base, measurements, device), show)
+        recorded = derive(Derivation(origin, checkpoint, base, measurements, device, server), show)
     else:
         from its_training.record.opened import Arm
         from its_training.record.record import Request, record
@@ -78,6 +88,18 @@ def command(
         request = Request(checkpoint, base, references, prepared, queries, n_probes, measurements, device, out)
         recorded = record(request, show)
     _print(console, recorded, checkpoint if out is None else out)
+
+
+def _server(url: str | None, served_name: str, key_env: str | None) -> "Server | None":
+    from its_training.record.live import Server
+
+    if url is None:
+        return None
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--upstream {url}: not a URL", hint="such as http://gpu:8000/v1")
+    if key_env is not None and key_env not in os.environ:
+        raise ConfigError(f"--upstream-key-env {key_env}: no such variable", hint="it holds the server's key")
+    return Server(url, served_name, None if key_env is None else os.environ[key_env])
 
 
 def _sibling(text: str) -> "Reference":

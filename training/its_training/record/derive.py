@@ -4,6 +4,7 @@ The pair id stays: what TO was trained with, it has from FROM. Its probes keep t
 log-probabilities of base and siblings stand beside TO's own, and neither has to be at hand again.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +16,7 @@ from its_proxy.codesign.errors import ConfigError, DigestMismatch
 from its_proxy.codesign.manifest import FILE_NAME, Logprobs, Probe
 from its_proxy.evidence import RATIO, Comparison, Scored, compare, has_reference
 from its_proxy.source import Folder
+from its_training.record.live import Server, served_logprobs
 from its_training.record.measured import Measurement, evaluation_rows
 from its_training.record.models import load_model, load_tokenizer, weight_digests
 from its_training.record.opened import pair_files
@@ -26,13 +28,17 @@ from its_training.versions import versions
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """`base` is needed where TO is an adapter; `measurements` are TO's own, as FROM's numbers are not."""
+    """`base` is needed where TO is an adapter; `measurements` are TO's own, as FROM's numbers are not.
+
+    `server` serves TO, where transformers cannot compute with it here.
+    """
 
     origin: Path
     target: Path
     base: Path | None = None
     measurements: tuple[Measurement, ...] = ()
     device: str = "cpu"
+    server: Server | None = None
 
 
 def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
@@ -40,12 +46,11 @@ def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
     origin, target = open_checkpoint(derivation.origin), derivation.target
     _check_target(origin, target)
     _check_template(origin, target)
-    tokenizer = load_tokenizer(target, derivation.base)
     probes = [probe for probe in origin.manifest.probes if has_reference(probe)]
     if not probes:
         raise ConfigError(f"{origin.source} records no log-probabilities", hint="record it first: its-train record")
-    _check_tokens(origin, tokenizer, probes, target)
-    measured = _measured(derivation, probes, show)
+    measure = _measured_here if derivation.server is None else _measured_there
+    measured = measure(derivation, origin, probes, show)
     found = _distance(probes, measured)
     _check_nearest(origin, target, found)
     power = power_of(measured)
@@ -99,24 +104,33 @@ def _check_tokens(origin: Checkpoint, tokenizer: Any, probes: Sequence[Probe], t
             )
 
 
-def _measured(derivation: Derivation, probes: Sequence[Probe], show: Show) -> list[Probe]:
+def _measured_here(derivation: Derivation, origin: Checkpoint, probes: Sequence[Probe], show: Show) -> list[Probe]:
+    """In fp32 from the saved files, and the noise against bf16."""
     import torch
 
+    _check_tokens(origin, load_tokenizer(derivation.target, derivation.base), probes, derivation.target)
     with show(f"probes of {derivation.target.name}") as advance:
         model = load_model(derivation.target, derivation.base, derivation.device)
         this = score_probes(model, told(probes, advance))
         rounded = score_probes(model.to(torch.bfloat16), probes)
-    return [
-        probe.model_copy(update={"dtype": "float32", "logprobs": _logprobs(probe, this[n], rounded[n])})
-        for n, probe in enumerate(probes)
-    ]
+    noises = [mean_difference(*pair) for pair in zip(this, rounded, strict=True)]
+    return [_with(*row, "float32") for row in zip(probes, this, noises, strict=True)]
 
 
-def _logprobs(probe: Probe, this: list[float], rounded: list[float]) -> Logprobs:
-    """TO's own beside those of base and siblings, over the same tokens."""
+def _measured_there(derivation: Derivation, origin: Checkpoint, probes: Sequence[Probe], show: Show) -> list[Probe]:
+    """As the server shows them. Its noise is not known, and a handshake is then as lenient as it may be."""
+    assert derivation.server is not None
+    template_kwargs = origin.manifest.pair.serve_with.chat_template_kwargs
+    this = asyncio.run(served_logprobs(derivation.server, probes, template_kwargs, show))
+    return [_with(*row, 0.0, None) for row in zip(probes, this, strict=True)]
+
+
+def _with(probe: Probe, this: list[float], noise: float, dtype: str | None) -> Probe:
+    """TO's own log-probabilities beside those of base and siblings, over the same tokens."""
     assert probe.logprobs is not None
-    noise = mean_difference(this, rounded)
-    return Logprobs(this=this, base=probe.logprobs.base, siblings=probe.logprobs.siblings, noise=noise)
+    recorded = probe.logprobs
+    logprobs = Logprobs(this=this, base=recorded.base, siblings=recorded.siblings, noise=noise)
+    return probe.model_copy(update={"dtype": dtype, "logprobs": logprobs})
 
 
 def _distance(probes: Sequence[Probe], measured: Sequence[Probe]) -> Comparison:
