@@ -6,7 +6,6 @@
 So every number can be computed again, and another stop rule can be tried on the very same candidates.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.voting.answers import Answer, AnswerKind, answer_of, read_answer
 from its_proxy.voting.tally import Ballot, Vote, majority_vote
@@ -23,19 +23,23 @@ VALID_FINISHES = ("stop", "tool_calls")
 
 
 class Item(BaseModel):
-    """A question and its right answer, as short text."""
+    """A question and its right answer, as short text; without one it is unlabelled."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     id: str
     query: str
-    gold: str
+    gold: str | None = None
 
 
 class CandidateRow(BaseModel):
-    """One candidate as the server reported it; `completion_tokens` are those it generated."""
+    """One candidate as the server reported it; `completion_tokens` are those it generated.
 
-    model_config = ConfigDict(frozen=True)
+    Seconds count from the start of the query: `first_token_s` is known of a streamed candidate, and none of them
+    of a file that an older its-proxy wrote.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     index: int
     seed: int | None = None
@@ -46,6 +50,9 @@ class CandidateRow(BaseModel):
     finish_reason: str | None
     completion_tokens: int | None
     answer_kind: AnswerKind = "boxed"
+    started_s: float | None = None
+    first_token_s: float | None = None
+    finished_s: float | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -64,10 +71,15 @@ def _answer(written: str, kind: AnswerKind) -> Answer:
 
 
 class Row(Item):
-    """An item with its candidates. `strategy` is how it was asked, `asked` what was sent to have it so."""
+    """An item with its candidates. `strategy` is how it was asked, `asked` what was sent to have it so.
+
+    `pair_id` is that of the model's manifest, null for an ensemble; `date` when it was asked.
+    """
 
     model: str
     strategy: str | None
+    pair_id: str | None = None
+    date: str | None = None
     forced: bool = False
     temperature: float | None = None
     asked: dict[str, Any] = Field(default_factory=dict)
@@ -75,7 +87,10 @@ class Row(Item):
     greedy: CandidateRow | None = None
 
     def is_right(self, answer: Answer | None) -> bool:
-        return answer is not None and answer.form == _answer(self.gold, self.candidates[0].answer_kind).form
+        """Whether the answer is the gold one; without a gold answer none is."""
+        if answer is None or self.gold is None:
+            return False
+        return answer.form == _answer(self.gold, self.candidates[0].answer_kind).form
 
     @property
     def share_right(self) -> float:
@@ -95,14 +110,13 @@ def cast(candidates: Sequence[CandidateRow]) -> tuple[list[Ballot], int]:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Items of a JSONL file: `query`, `question` or `problem`; `gold` or `answer` (GSM8K's `#### N` too).
-
-    An item without an id is named by the digest of its query. Raises ConfigError naming the line.
-    """
+    """Labelled items of a JSONL file, each as `item_of` reads it. Raises ConfigError naming the line."""
     items: dict[str, Item] = {}
-    for number, line in _lines(path):
+    for number, line in json_lines(path):
         try:
-            item = _item(json.loads(line))
+            item = item_of(strict_json(line))
+            if item.gold is None:
+                raise ValueError("no gold answer")
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             raise ConfigError(f"{path}:{number}: not an item", hint="query and gold are needed") from error
         if item.id in items:
@@ -111,10 +125,15 @@ def read_items(path: Path) -> list[Item]:
     return list(items.values())
 
 
-def _item(row: Mapping[str, Any]) -> Item:
+def item_of(row: Mapping[str, Any]) -> Item:
+    """`query`, `question` or `problem`; `gold` or `answer` (GSM8K's `#### N` too), or neither: then it is unlabelled.
+
+    An item without an id is named by the digest of its query. Raises ValueError and other errors of a strange row.
+    """
     query = row[next(key for key in ("query", "question", "problem") if key in row)]
-    gold = str(row["gold"] if "gold" in row else row["answer"])
-    if "####" in gold and (marked := read_answer(gold, "number")) is not None:
+    gold = row.get("gold", row.get("answer"))
+    gold = None if gold is None else str(gold)
+    if gold and "####" in gold and (marked := read_answer(gold, "number")) is not None:
         gold = marked.text
     name = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
     return Item(id=digest(query) if name is None else str(name), query=query, gold=gold)
@@ -126,7 +145,7 @@ def read_candidates(path: Path) -> list[Row]:
     Raises ConfigError naming the line.
     """
     rows: dict[str, Row] = {}
-    lines = _lines(path)
+    lines = json_lines(path)
     for number, line in lines:
         try:
             row = Row.model_validate_json(line)
@@ -141,7 +160,8 @@ def read_candidates(path: Path) -> list[Row]:
     return list(rows.values())
 
 
-def _lines(path: Path) -> list[tuple[int, bytes]]:
+def json_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines that hold anything, with their numbers. Raises ConfigError."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from its_proxy import __version__
+from its_proxy.cli_evaluate import evaluate, gate, replay
 from its_proxy.cli_manifest import manifest
 from its_proxy.codesign.errors import ConfigError, ItsError, UpstreamError
 from its_proxy.protocol.client import get_json, post_json
@@ -50,7 +51,8 @@ def main() -> None:
     """Serve persona-trained checkpoints the way they were trained, and vote over their answers."""
 
 
-main.add_command(manifest)
+for command in (manifest, evaluate, replay, gate):
+    main.add_command(command)
 
 _config = click.option(
     "--config", type=click.Path(path_type=Path), envvar=CONFIG_VARIABLE, show_envvar=True, help="A YAML file."
@@ -225,27 +227,6 @@ def explain(query: str, model: str, as_json: bool, url: str, key: str | None) ->
         click.echo(json.dumps(plan, indent=2))
         return
     _print_plan(_console(), query, plan)
-
-
-@main.command()
-@click.argument("items", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Candidates file; a second run resumes it.")
-@click.option("--model", required=True, help="Model to ask.")
-@click.option("--n", default=8, help="Candidates of each item.")
-@click.option("--limit", type=int, help="Only the first items.")
-@click.option("--strategy", help="Ask with another strategy than the recorded one (forced, marked).")
-@click.option("--greedy/--no-greedy", default=True, help="Also one greedy reply an item.")
-@click.option("--concurrency", default=2, help="Items asked at the same time.")
-@_url
-@_key
-def evaluate(items: Path, out: Path, **options: Any) -> None:
-    """Ask a running server every item, and report pass@1, maj@n and greedy with 95% intervals."""
-    from its_proxy.evaluate import as_markdown, collect, read_candidates, read_items, score
-
-    limit, url, model = options.pop("limit"), options.pop("url"), options.pop("model")
-    wanted = read_items(items)[:limit]
-    asyncio.run(collect(url, model, wanted, out, force=options["strategy"] is not None, **options))
-    click.echo(as_markdown([score(read_candidates(out))]))
 
 
 def _with_engine(

@@ -4,14 +4,16 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 
 from its_proxy.candidates import Item, Row, read_candidates
 from its_proxy.codesign.errors import (
@@ -23,6 +25,7 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from its_proxy.voting.answers import AnswerKind
 
 N_TRIES = 5
 MAX_WAIT_S = 30.0
@@ -42,30 +45,38 @@ async def collect(
     concurrency: int = 2,
     key: str | None = None,
     seed: int = 0,
+    answer: AnswerKind | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Asks the items that `out` does not hold yet; returns how many these were.
 
-    `base_url` ends in `/v1`; `strategy` with `force` asks otherwise than recorded; `extra` are further
-    keys of the body's `its`. Interrupted, it loses at most the items in flight, and the next run goes on.
-    Raises ConfigError where `out` holds rows asked in another way, and UpstreamError; a busy server is
-    asked again.
+    `base_url` ends in `/v1`; `strategy` with `force` asks otherwise than recorded, `answer` has answers read
+    otherwise; `extra` are further keys of the vote's `its`. Interrupted, it loses at most the items in flight, and
+    the next run goes on. Raises ConfigError where `out` holds rows asked in another way or of another pair, and
+    UpstreamError; a busy server is asked again.
     """
     way: dict[str, Any] = {"strategy": strategy} if strategy is not None else {}
     if force:
         way["force"] = True
+    if answer is not None:
+        way["answer"] = answer
     its = {"candidates": True, "vote": "always", "stop": "none", "n": n, **way, **(extra or {})}
     greedy_its = {"candidates": True, "vote": "off", "n": 1, "sampling": "client", **way} if greedy else None
     asked = {"its": its, "greedy_its": greedy_its, "seed": seed}
-    done = _resumed(out, model, asked)
+    rows = _resumed(out, model, asked, {item.id: item for item in items})
+    done = {row.id for row in rows}
+    pair_ids = {row.pair_id for row in rows if row.pair_id}
     waiting = [item for item in items if item.id not in done]
     headers = {"authorization": f"Bearer {key}"} if key is not None else {}
     async with aiohttp.ClientSession(headers=headers, timeout=TIMEOUT) as session:
         server = _Server(session, f"{base_url.rstrip('/')}/chat/completions", model, asked)
-        with out.open("ab", buffering=0) as file, _progress() as progress:
+        with _appending(out) as file, _progress() as progress:
             bar = progress.add_task(model, total=len(items), completed=len(items) - len(waiting))
 
             def keep(row: Row) -> None:
+                if row.pair_id and len(pair_ids | {row.pair_id}) > 1:
+                    raise ConfigError(f"{out} holds rows of pair {min(pair_ids)[:8]}, {model} is now {row.pair_id[:8]}")
+                pair_ids.update({row.pair_id} if row.pair_id else ())
                 # One write a row: every line is whole, but for a last one cut by a crash.
                 file.write(row.model_dump_json().encode() + b"\n")
                 progress.advance(bar)
@@ -74,9 +85,17 @@ async def collect(
     return len(waiting)
 
 
+def _appending(out: Path) -> FileIO:
+    try:
+        return out.open("ab", buffering=0)
+    except OSError as error:
+        raise ConfigError(f"{out}: {error.strerror}") from None
+
+
 def _progress() -> Progress:
     console = Console(stderr=True)
-    return Progress(console=console, disable=not console.is_terminal)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 async def _ask_all(server: "_Server", waiting: Iterator[Item], keep: Callable[[Row], None], concurrency: int) -> None:
@@ -95,16 +114,18 @@ async def _ask_all(server: "_Server", waiting: Iterator[Item], keep: Callable[[R
     raise first
 
 
-def _resumed(out: Path, model: str, asked: Mapping[str, Any]) -> set[str]:
-    """The ids that `out` holds, its cut last line removed. Raises ConfigError for rows of another kind."""
+def _resumed(out: Path, model: str, asked: Mapping[str, Any], items: Mapping[str, Item]) -> list[Row]:
+    """The rows that `out` holds, its cut last line removed. Raises ConfigError for rows of another kind."""
     if not out.exists():
-        return set()
+        return []
     rows = read_candidates(out)
+    other = "choose another file, or remove this one"
     for row in rows:
         if row.model != model or row.asked != asked:
-            raise ConfigError(
-                f"{out} holds rows of {row.model}, asked in another way", hint="choose another file, or remove this one"
-            )
+            raise ConfigError(f"{out} holds rows of {row.model}, asked in another way", hint=other)
+        item = items.get(row.id, row)
+        if (row.query, row.gold) != (item.query, item.gold):
+            raise ConfigError(f"{out}: item {row.id} has another query or gold answer there", hint=other)
     content = out.read_bytes()
     if content and not content.endswith(b"\n"):
         is_last_whole = len(rows) == sum(bool(line.strip()) for line in content.split(b"\n"))
@@ -112,7 +133,7 @@ def _resumed(out: Path, model: str, asked: Mapping[str, Any]) -> set[str]:
             file.truncate(len(content) if is_last_whole else content.rfind(b"\n") + 1)
             file.seek(0, os.SEEK_END)
             file.write(b"\n" if is_last_whole else b"")
-    return {row.id for row in rows}
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +157,8 @@ class _Server:
                     **item.model_dump(),
                     "model": self.model,
                     "strategy": its.get("strategy"),
+                    "pair_id": its.get("pair_id"),
+                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
                     "forced": its.get("forced", False),
                     "temperature": (its.get("sampling") or {}).get("temperature"),
                     "asked": self.asked,

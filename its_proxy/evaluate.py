@@ -6,15 +6,14 @@ print(as_markdown([score(rows)]))
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from its_proxy.candidates import CandidateRow, Item, Row, cast, digest, read_candidates, read_items
+from its_proxy.candidates import CandidateRow, Item, Row, digest, read_candidates, read_items
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.collect import collect
+from its_proxy.replay import Replay, replay
 from its_proxy.statistics import Estimate, clustered_interval, paired_difference, pass_at_k, wilson
 from its_proxy.voting.answers import Answer
-from its_proxy.voting.stop import is_decided
 from its_proxy.voting.tally import Vote
 
 __all__ = [
@@ -91,6 +90,9 @@ def score(rows: Sequence[Row]) -> Score:
     model, strategy, is_forced, temperature = _one_of(
         {(row.model, row.strategy, row.forced, row.temperature) for row in rows}, "ways of asking"
     )
+    unlabelled = next((row.id for row in rows if row.gold is None), None)
+    if unlabelled is not None:
+        raise ConfigError(f"item {unlabelled} has no gold answer: there is nothing to score")
     votes = [row.vote() for row in rows]
     shares = [row.share_right for row in rows]
     majority = _rights(rows, [vote.answer for vote in votes])
@@ -192,97 +194,6 @@ def compare(first: Sequence[Row], second: Sequence[Row]) -> Comparison:
 
 def _name(rows: Sequence[Row]) -> str:
     return f"{rows[0].model} asked {rows[0].strategy}" + (" (forced)" if rows[0].forced else "")
-
-
-# --- replaying -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What a stop rule would have done to saved candidates.
-
-    `same_answer`: share of items whose answer class and verdict are the full vote's. `tokens_saved`:
-    all candidates run side by side, a token a step, and one that is cancelled at step t has cost
-    min(t, its length). `calls_saved`: asked one after the other instead, those never started.
-    """
-
-    rule: str
-    order: str
-    n_items: int
-    same_answer: float
-    tokens_saved: float
-    calls_saved: float
-
-    def cells(self) -> dict[str, str]:
-        return {
-            "rule": self.rule,
-            "order of arrival": self.order,
-            "items": str(self.n_items),
-            "same answer": f"{100 * self.same_answer:.2f}%",
-            "generated tokens saved": f"{100 * self.tokens_saved:.1f}%",
-            "calls never started": f"{100 * self.calls_saved:.1f}%",
-        }
-
-
-def replay(
-    rows: Sequence[Row],
-    rule: str = "exact",
-    order: int | Literal["tokens"] = "tokens",
-    min_agreement: float | None = None,
-) -> Replay:
-    """Lets saved candidates arrive again: the shortest first, or in an order drawn with the seed `order`.
-
-    Raises ConfigError where a candidate's tokens are not known.
-    """
-    n_same = n_tokens = n_spent = n_calls = n_started = 0
-    for row in rows:
-        arrivals = _arrivals(row, order)
-        arrived = _stopped_after(arrivals, rule, min_agreement)
-        early, full = row.vote(arrivals[:arrived], min_agreement), row.vote(min_agreement=min_agreement)
-        n_same += _class(early) == _class(full) and early.consensus == full.consensus
-        lengths = [_tokens(row, candidate) for candidate in arrivals]
-        last_step = max(lengths[:arrived])
-        n_tokens += sum(lengths)
-        n_spent += sum(min(length, last_step) for length in lengths)
-        n_calls += len(arrivals)
-        n_started += arrived
-    return Replay(
-        rule=rule,
-        order="shortest first" if order == "tokens" else f"seed {order}",
-        n_items=len(rows),
-        same_answer=n_same / len(rows),
-        tokens_saved=1 - n_spent / n_tokens if n_tokens else 0.0,
-        calls_saved=1 - n_started / n_calls,
-    )
-
-
-def _arrivals(row: Row, order: int | Literal["tokens"]) -> list[CandidateRow]:
-    if order == "tokens":
-        return sorted(row.candidates, key=lambda candidate: (_tokens(row, candidate), candidate.index))
-    # Seeded by the id too: the same order for every item would be one draw and not many.
-    return Random(f"{order}:{row.id}").sample(row.candidates, len(row.candidates))
-
-
-def _stopped_after(arrivals: Sequence[CandidateRow], rule: str, min_agreement: float | None) -> int:
-    pending = sum(candidate.weight for candidate in arrivals)
-    for n_arrived, candidate in enumerate(arrivals, start=1):
-        pending -= candidate.weight
-        ballots, abstained = cast(arrivals[:n_arrived])
-        if is_decided(rule, ballots, abstained, pending, min_agreement):
-            return n_arrived
-    return len(arrivals)
-
-
-def _class(vote: Vote) -> Any:
-    return vote.answer.form if vote.answer is not None else None
-
-
-def _tokens(row: Row, candidate: CandidateRow) -> int:
-    if candidate.completion_tokens is not None:
-        return candidate.completion_tokens
-    if candidate.finish_reason is None:
-        return 0  # lost: nothing of it was received
-    raise ConfigError(f"item {row.id}, candidate {candidate.index}: its generated tokens are not known")
 
 
 def as_markdown(results: Sequence[Result]) -> str:

@@ -88,8 +88,8 @@ class TestRows:
 
     def test_a_bad_line_is_refused_with_its_number_and_field(self, tmp_path):
         bad = row("b")
-        del bad["gold"]
-        with pytest.raises(ConfigError, match=r"candidates\.jsonl:2: gold: Field required"):
+        del bad["model"]
+        with pytest.raises(ConfigError, match=r"candidates\.jsonl:2: model: Field required"):
             read_candidates(write(tmp_path / "candidates.jsonl", row("a"), bad, row("c")))
 
     def test_an_item_that_stands_twice_is_refused(self, tmp_path):
