@@ -6,14 +6,15 @@
 Unknown keys are refused: a mistyped learning rate must not train with the default one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.codesign.manifest import VoteAdvice
-from its_proxy.yaml_file import dotted, read_yaml
+from its_proxy.yaml_file import Key, dotted, read_yaml
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a layer, in all architectures below: what a LoRA may adapt."""
@@ -202,12 +203,27 @@ def load_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file", hint="a recipe file is meant; see training/recipes/")
     document, lines = read_yaml(path)
+    return _checked(document, lines, str(path))
+
+
+def revised(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, section by section, checked as a file's are. Raises ConfigError.
+
+    revised(recipe, {"compute": {"n_devices": 16}})
+    """
+    document = recipe.model_dump()
+    for section, values in changes.items():
+        document[section] = {**document[section], **values} if isinstance(values, dict) else values
+    return _checked(document, {}, recipe.name)
+
+
+def _checked(document: Mapping[str, Any], lines: Mapping[Key, str], source: str) -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         first, *others = error.errors(include_url=False, include_input=False)
         more = f" (and {len(others)} more)" if others else ""
-        place = lines.get(first["loc"], str(path))
+        place = lines.get(first["loc"], source)
         said = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         key = f"{dotted(first['loc'])}: " if first["loc"] else ""
         raise ConfigError(f"{place}: {key}{said}{more}", hint="see training/recipes/") from None

@@ -1,0 +1,130 @@
+"""Says a plan in words, for a terminal or as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from its_training.plan.estimate import Plan
+from its_training.plan.memory import GB
+
+BESIDE = {
+    "none": "weights once more in the dtype that is computed with, where that is another",
+    "ddp": "the buckets that gradients travel in, and weights cast to another dtype",
+    "fsdp2": "embedding, head and the layers at work, whole",
+    "zero3": "the weights at work, whole, and a layer's gradients",
+}
+"""What `Memory.gathered` is."""
+
+
+def show(plan: Plan, console: Console) -> None:
+    recipe = plan.recipe
+    table = Table(title=f"{recipe.name} ({recipe.label})", title_justify="left", show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, said in lines(plan):
+        table.add_row(name, said)
+    console.print(table, highlight=False)
+
+
+def lines(plan: Plan) -> list[tuple[str, str]]:
+    """What is told of each, in the order of the page."""
+    recipe, compute, memory = plan.recipe, plan.recipe.compute, plan.memory
+    state = memory.state
+    trained = "all trained" if recipe.lora is None else f"{plan.n_trained:,} trained by a LoRA of rank {recipe.lora.r}"
+    return [
+        ("runs", f"{plan.n_runs}: {_n(recipe.data.arms, 'arm')} x {_n(recipe.seeds, 'seed')}; what follows is of each"),
+        ("parameters", f"{plan.n_parameters:,}, {trained}"),
+        (
+            "state",
+            f"{state.total / GB:.2f} GB on each of {compute.n_devices} {_device(plan)}: "
+            f"weights {state.weights / GB:.2f}, gradients {state.gradients / GB:.2f}, "
+            f"optimizer {state.optimizer / GB:.2f} ({recipe.optimizer.name}, {compute.dtype}, {compute.parallel})",
+        ),
+        ("beside it", f"{memory.gathered / GB:.2f} GB: {BESIDE[compute.parallel]}"),
+        ("activations", f"{memory.stored / GB:.2f} GB stored ({_activations(plan)})"),
+        (
+            "at once",
+            f"{memory.at_once / GB:.2f} GB: the larger of the loss and a layer's backward pass. TRL computes logits in "
+            f"tiles; whole, they would take {memory.whole_logits / GB:.2f} GB",
+        ),
+        ("reserve", f"{memory.reserve / GB:.2f} GB"),
+        ("memory", _verdict(plan)),
+        ("devices", _devices_needed(plan)),
+        ("steps", _steps(plan)),
+        ("tokens", _tokens(plan)),
+        ("time", _hours(plan)),
+        ("disk", _disk(plan)),
+    ]
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """The same as plain values; `recipe` in full, bytes as bytes."""
+    values = asdict(plan)
+    values["recipe"] = plan.recipe.model_dump(mode="json")
+    values["n_runs"] = plan.n_runs
+    values["memory"] |= {"total": plan.memory.total}
+    return values
+
+
+def _n(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) > 1 else ''}"
+
+
+def _device(plan: Plan) -> str:
+    return "GPUs" if plan.recipe.compute.device == "cuda" else "processes"
+
+
+def _activations(plan: Plan) -> str:
+    compute = plan.recipe.compute
+    kept = "inputs of layers, checkpointed" if compute.activation_checkpointing else "all of all layers"
+    return f"{compute.per_device_batch} x {plan.recipe.chat.max_length} tokens, {compute.attention}, {kept}"
+
+
+def _verdict(plan: Plan) -> str:
+    needed = f"{plan.memory.total / GB:.1f} GB"
+    gb = plan.recipe.compute.device_memory_gb
+    if gb is None:
+        return f"{needed} needed; no memory was named (--memory-gb)"
+    advice = ": measure before you rely on it" if plan.verdict == "borderline" else ""
+    return f"{needed} of {gb:g} GB: {plan.verdict}{advice}"
+
+
+def _devices_needed(plan: Plan) -> str:
+    if plan.verdict == "unknown":
+        return "unknown: no memory was named (--memory-gb)"
+    if plan.n_devices_needed is None:
+        return "no number of these devices holds it"
+    return f"at least {plan.n_devices_needed} of this memory, {plan.recipe.compute.n_devices} planned"
+
+
+def _steps(plan: Plan) -> str:
+    if plan.rows is None or plan.steps is None:
+        return "unknown: neither data.rows nor --dataset says how many rows there are"
+    optimizer = plan.recipe.optimizer
+    return (
+        f"{plan.steps:,} = {plan.rows.n:,} rows x {optimizer.epochs:g} epochs / {optimizer.global_batch} "
+        f"({plan.recipe.accumulation} passes of each device for one)"
+    )
+
+
+def _tokens(plan: Plan) -> str:
+    if plan.tokens is None:
+        return "unknown"
+    if plan.is_bound:
+        return f"at most {plan.tokens:,}: every row counted as {plan.recipe.chat.max_length}, as none were counted"
+    return f"{plan.tokens:,}, by the data set's own count"
+
+
+def _hours(plan: Plan) -> str:
+    if plan.hours is None:
+        return "unknown: no throughput was stated (--tokens-per-second of one device, measured on yours)"
+    bound = "at most " if plan.is_bound else ""
+    return f"{bound}{plan.hours:.1f} h each, {plan.hours * plan.n_runs:.1f} h for all runs, at the stated throughput"
+
+
+def _disk(plan: Plan) -> str:
+    n = "an unknown number" if plan.n_checkpoints is None else f"{plan.n_checkpoints}"
+    return f"{n} of {plan.resumable_bytes / GB:.2f} GB to resume from, and {plan.final_bytes / GB:.2f} GB to serve"
