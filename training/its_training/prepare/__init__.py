@@ -1,0 +1,1 @@
+"""`its-train prepare`: from a data set to matched arms."""
