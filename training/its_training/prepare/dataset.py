@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from its_training.prepare.arms import Arm
 from its_training.prepare.pipeline import Prepared, Request
 from its_training.prepare.write import Written
 from its_training.versions import versions
@@ -35,8 +36,7 @@ def write_sidecar(
             "sha256": dict(evaluation_sha256),
         },
         "tokens": _tokens(request, prepared.files),
-        "arms": {arm.name: _arm(arm.side.model_dump(mode="json", exclude_unset=True), prepared, prepared.files[arm.name])
-                 for arm in request.arms},
+        "arms": {arm.name: _arm(arm, prepared, prepared.files[arm.name]) for arm in request.arms},
         "command": command,
         "versions": versions(),
     }  # fmt: skip
@@ -72,11 +72,11 @@ def _tokens(request: Request, files: Mapping[str, Written]) -> dict[str, Any] | 
     return {"tokenizer": request.counter.name, "max_length": request.counter.max_length, "arms": counts}
 
 
-def _arm(side: dict[str, Any], prepared: Prepared, written: Written) -> dict[str, Any]:
+def _arm(arm: Arm, prepared: Prepared, written: Written) -> dict[str, Any]:
     return {
         "file": f"arms/{written.path.name}",
         "sha256": written.sha256,
         "rows": written.n_rows,
         "ids_sha256": prepared.ids_sha256,
-        "side": side,
+        "side": arm.side.model_dump(mode="json", exclude_unset=True),
     }

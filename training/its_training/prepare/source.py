@@ -107,14 +107,10 @@ def _hub_rows(source: Source) -> Iterator[Row]:
         raise ConfigError(f"{source.name} needs datasets", hint="pip install 'its-proxy[train]'") from None
     try:
         yield from load_dataset(source.name, source.config, split=source.split, revision=source.revision)
-    except (
-        Exception
-    ) as error:  # the library raises nearly anything where there is no network, no such id, no such split
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        hint = "a file's path, or a Hub id where the network allows"
-        raise ConfigError(
-            f"{source.name} is no file here, and the Hub gives no data set: {reason}", hint=hint
-        ) from None
+    except Exception as error:  # the library raises nearly anything: no network, no such id, no such split
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        hint = f"a file's path, or a Hub id where the network allows; the Hub said: {reason}"
+        raise ConfigError(f"{source.name} is no file here, and no data set comes from the Hub", hint=hint) from None
 
 
 _READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}

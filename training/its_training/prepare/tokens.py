@@ -17,14 +17,14 @@ class TokenCounter:
 
     def count(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
         """Tokens of the prompt, up to where the assistant begins, and of what it says."""
-        prompt, whole = (
-            self.tokenizer.apply_chat_template(
-                list(part), add_generation_prompt=is_prompt, tokenize=True, return_dict=True
-            )
-            for part, is_prompt in ((messages[:-1], True), (messages, False))
+        n_prompt = self._length(messages[:-1], is_prompt=True)
+        return n_prompt, max(0, self._length(messages, is_prompt=False) - n_prompt)
+
+    def _length(self, messages: Sequence[Mapping[str, Any]], *, is_prompt: bool) -> int:
+        encoded = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=is_prompt, tokenize=True, return_dict=True
         )
-        n_prompt = len(prompt["input_ids"])
-        return n_prompt, max(0, len(whole["input_ids"]) - n_prompt)
+        return len(encoded["input_ids"])
 
 
 def open_counter(name: str, max_length: int) -> TokenCounter:
