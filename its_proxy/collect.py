@@ -193,7 +193,8 @@ class _Server:
                         return await _object(response)
                     if response.status not in (429, 503) or n_left == 0:
                         raise _refusal(response.status, await _object(response))
-                    wait_s = _retry_after_s(response)
+                    # Twice as long each time: with many items in flight the server stays busy for a while.
+                    wait_s = min(MAX_WAIT_S, _retry_after_s(response) * 2 ** (N_TRIES - 1 - n_left))
             except TimeoutError:
                 raise UpstreamTimeout(f"no reply from {self.url}") from None
             except aiohttp.ClientError as error:
@@ -219,7 +220,9 @@ def _refusal(status: int, reply: Mapping[str, Any]) -> ItsError:
     error = reply.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     said = f"the server answered {status}: {message or 'without a reason'}"
-    return UpstreamBusy(said, status=status) if status in (429, 503) else UpstreamRejected(said, status=status)
+    if status in (429, 503):
+        return UpstreamBusy(said, status=status, hint="a lower --concurrency asks less at a time; the file is kept")
+    return UpstreamRejected(said, status=status)
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:
