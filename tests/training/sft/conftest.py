@@ -6,6 +6,7 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 import yaml
@@ -110,3 +111,32 @@ def its_train_sft(*options, cwd, launcher=(sys.executable, "-c", MAIN)):
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     return prepare_folder(tmp_path_factory.mktemp("sft") / "data")
+
+
+def start_sft(*options, cwd):
+    command = [sys.executable, "-c", MAIN, "sft", *map(str, options)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def signal_at(process, file, signal):
+    """Sends the signal a moment after `file` appears, which leaves the process in the middle of a step."""
+    until = monotonic() + 200
+    while not file.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert monotonic() < until
+        sleep(0.005)
+    sleep(0.05)
+    process.send_signal(signal)
+    return process.communicate(timeout=60)
+
+
+def weights_of(folder):
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def logged(run):
+    """The metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines]

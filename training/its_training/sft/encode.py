@@ -63,8 +63,10 @@ def encode(tokenizer: Any, template: Template, row: Mapping[str, Any]) -> Encode
     ids, places = _tokens(tokenizer, prompt, 0)
     reply_ids, reply_places = _tokens(tokenizer, whole[len(prompt) :], len(prompt))
     ids, places = ids + reply_ids, places + reply_places
-    own = [(max(start, len(prompt)) if end > len(prompt) else start, end) for start, end in spans]
-    learned = [[n for n, place in enumerate(places) if _is_within(place, span)] for span in own]
+    if spans:
+        start, end = spans.pop()
+        spans.append((start + len(template.opening), end))
+    learned = [[n for n, place in enumerate(places) if _is_within(place, span)] for span in spans]
     said = [tokenizer.decode([ids[n] for n in group]) for group in learned]
     # Tokenizers may compose accents; the words are the same.
     if [_composed(text) for text in said] != [_composed(text) for text in template.wanted(messages)]:

@@ -48,10 +48,14 @@ def _after_think(content: str, is_last: bool) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One of ours. `learned` says what carries loss of an assistant's content: (content, is it the last message)."""
+    """One of ours. `learned` says what carries loss of an assistant's content: (content, is it the last message).
+
+    `opening` is what a prompt ends with that is the beginning of the reply's content.
+    """
 
     name: str
     end_of_turn: str
+    opening: str
     learned: Callable[[str, bool], str | None]
     text: str
 
@@ -86,19 +90,21 @@ class Template:
         return [said + self.end_of_turn for said in words if said is not None]
 
 
-def _template(name: str, end_of_turn: str, learned: Callable[[str, bool], str | None]) -> Template:
+def _template(name: str, end_of_turn: str, opening: str, learned: Callable[[str, bool], str | None]) -> Template:
     text = files("its_training.sft").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")
-    return Template(name, end_of_turn, learned, text)
+    return Template(name, end_of_turn, opening, learned, text)
 
 
 def variants(name: str) -> tuple[Template, ...]:
     """The templates of a family. The base decides which of them it is."""
     im_end, eot = "<|im_end|>", "<|eot_id|>"
     families = {
-        "chatml": [("chatml", im_end, _whole)],
-        "qwen2_5": [("qwen2_5", im_end, _whole)],
-        "deepseek_r1_distill": [("deepseek_r1_distill", "<\uff5cend\u2581of\u2581sentence\uff5c>", _after_think)],
-        "llama_3": [("llama_3", eot, _trimmed), ("llama_3_1", eot, _trimmed)],
+        "chatml": [("chatml", im_end, "", _whole)],
+        "qwen2_5": [("qwen2_5", im_end, "", _whole)],
+        "deepseek_r1_distill": [
+            ("deepseek_r1_distill", "<\uff5cend\u2581of\u2581sentence\uff5c>", THINK, _after_think)
+        ],
+        "llama_3": [("llama_3", eot, "", _trimmed), ("llama_3_1", eot, "", _trimmed)],
     }
     return tuple(_template(*family) for family in families[name])
 
