@@ -168,6 +168,19 @@ def test_another_arm_is_no_derivative(copy):
         derive(replace(Derivation(origin, target), target=origin))
 
 
+def test_a_copy_that_cannot_be_told_from_a_sibling_is_still_a_derivative(copy, tmp_path):
+    """A twin among the siblings, and a conversion that happens to lie a hair nearer to it."""
+    origin = copy("random")
+    document = json.loads((origin / "its.json").read_text())
+    for probe in document["probes"]:
+        logprobs = probe["logprobs"]
+        logprobs["siblings"]["twin"] = logprobs["this"]
+        logprobs["this"] = [value - 0.001 for value in logprobs["this"]]
+    (origin / "its.json").write_text(json.dumps(document))
+    recorded = derive(Derivation(origin, saved(half_precision(load_model(origin)), tmp_path / "derived")))
+    assert {one.name: one.telling for one in recorded.power.separations}["twin"] == "no power"
+
+
 def test_an_origin_without_log_probabilities_is_recorded_first(copy):
     origin, target = copy("random"), copy("random", "target", sealed=False)
     document = json.loads((origin / "its.json").read_text())

@@ -1,12 +1,13 @@
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import pytest
 
 from its_proxy.codesign.errors import ConfigError
 from its_training.files import file_sha256
-from its_training.record.models import load_model, load_tokenizer, weight_digests
+from its_training.record.models import check_model, load_model, load_tokenizer, weight_digests
 
 
 def test_a_model_is_computed_with_in_fp32_whatever_it_is_stored_in(copy):
@@ -64,6 +65,15 @@ def test_a_broken_weight_file_is_one_line(copy, data):
     with pytest.raises(ConfigError, match="cannot be loaded") as refused:
         load_model(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("runs/of/mine", "runs/of/mine is not there"),
+    ("org/name", "org/name cannot be loaded: .* looked for on the Hub"),
+])  # fmt: skip
+def test_what_is_no_folder_is_a_hub_id_or_not_there(name, said):
+    with pytest.raises(ConfigError, match=said):
+        check_model(Path(name))
 
 
 def test_an_adapter_without_its_base_is_refused(tmp_path):

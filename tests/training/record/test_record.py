@@ -46,12 +46,12 @@ def request(checkpoint, **fields):
     return Request(checkpoint, **{"n_probes": 2, **fields})
 
 
-def candidates(path, queries, strategy="random"):
+def candidates(path, queries, **fields):
     rows = []
     for number, query in enumerate(queries):
         one = {"index": 0, "text": "\\boxed{4}", "answer": "4", "finish_reason": "stop", "completion_tokens": 5}
-        row = {"id": str(number), "query": query, "gold": "4", "model": "this", "strategy": strategy,
-               "asked": {"seed": 3}, "candidates": [one], "temperature": 0.8}  # fmt: skip
+        row = {"id": str(number), "query": query, "gold": "4", "model": "this", "strategy": "random",
+               "asked": {"seed": 3}, "candidates": [one], "temperature": 0.8, **fields}  # fmt: skip
         rows.append(json.dumps(row) + "\n")
     path.write_text("".join(rows))
     return path
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_another_tool_trained_gets_the_pair_of_its_arm(copy, t
     provenance = recorded.manifest.provenance
     assert provenance["dataset"] == {"dataset": "openai/gsm8k", "revision": "main"}
     assert (provenance["ids_sha256"], provenance["licenses"]) == ("6" * 64, {"dataset": "mit"})
-    assert recorded.manifest.vote is None
+    assert (provenance["base_model"], recorded.manifest.vote) == ("demo-none", None)
 
 
 def test_more_probes_are_taken_where_an_arm_cannot_be_told_apart(copy, tmp_path):
@@ -125,6 +125,27 @@ def test_evaluation_rows_are_those_of_the_candidates_with_their_conditions(copy,
     assert row.ci95 == (0.3424, 1.0)
     assert row.model_extra["run"] == {"file": "run.jsonl", "sha256": file_sha256(run)}
     assert row.model_extra["seeds"] == {"persona": 7, "sampling": 3}
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"gold": None}, r"run\.jsonl: 1 of 1 items have no gold answer"),
+    ({"pair_id": "0" * 64}, r"run\.jsonl holds candidates of pair 00000000, this checkpoint's is 3837bb5f"),
+])  # fmt: skip
+def test_candidates_that_score_something_else_are_refused(copy, tmp_path, fields, said):
+    run = candidates(tmp_path / "run.jsonl", ["1 + 3?"], **fields)
+    with pytest.raises(ConfigError, match=said):
+        record(request(copy("random"), measurements=(read_measurement(f"sums:test={run}"),)))
+
+
+def test_a_sibling_that_was_trained_on_other_rows_is_told(copy):
+    sibling = copy("similar", "sibling")
+    document = json.loads((sibling / "its.json").read_text())
+    document["provenance"]["ids_sha256"] = "7" * 64
+    (sibling / "its.json").write_text(json.dumps(document))
+    siblings = (Reference("similar", sibling), Reference("dissimilar", DEMO / "demo-dissimilar"))
+    recorded = record(request(copy("random"), siblings=siblings, n_probes=1))
+    assert "similar was trained on other rows: no matched arm of this checkpoint" in recorded.remarks
+    assert not any("dissimilar" in remark for remark in recorded.remarks)
 
 
 def test_what_is_scored_is_not_probed_with(copy, tmp_path):
@@ -167,7 +188,7 @@ def test_nothing_is_written_where_something_is_missing(copy, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=r"holds no its\.json"):
         record(request(folder))
-    with pytest.raises(ConfigError, match="nowhere cannot be loaded"):
+    with pytest.raises(ConfigError, match="nowhere is not there"):
         record(request(folder, arm=arm, siblings=(Reference("nowhere", tmp_path / "nowhere"),)))
     (tmp_path / "data" / "its-personas.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"its-personas\.jsonl is missing"):

@@ -59,7 +59,11 @@ def test_what_is_no_hub_id_and_no_known_license_is_not_passed_for_one(checkpoint
     edit(checkpoint, provenance={"licenses": {}})
     text = card(checkpoint)
     assert "license" not in front_of(text)
-    assert "| license of the weights | not recorded |" in text
+    assert "| licenses | not recorded |" in text
+    edit(checkpoint, provenance={"licenses": {"base": "mit", "dataset": "apache-2.0"}})
+    text = card(checkpoint)
+    assert front_of(text)["license"] == "mit"
+    assert "| licenses | base: mit, dataset: apache-2.0 |" in text
 
 
 def test_every_number_is_the_manifests(checkpoint):
@@ -120,6 +124,11 @@ def test_limits_are_said(checkpoint):
     assert "Nothing here says that personas help" in text
     plain = card(DEMO / "demo-none")
     assert "template personas" not in plain
+
+
+def test_a_recipe_is_called_what_it_is_like(checkpoint):
+    edit(checkpoint, provenance={"recipe": {"name": "qwen2.5-32b", "label": "LIMO-like"}})
+    assert "| recipe | qwen2.5-32b (LIMO-like) |" in card(checkpoint)
 
 
 def test_a_derivative_says_that_its_origins_numbers_are_not_its_own(checkpoint):

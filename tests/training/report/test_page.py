@@ -93,7 +93,7 @@ def test_prompts_seeds_and_versions_are_the_manifests(run):
 def test_what_is_not_there_is_named_and_nothing_is_made_up(run):
     assert "- greedy replies of run/cells/random.jsonl" in page(gather([run]))
     alone = page(gather([run / "cells" / "random.jsonl"]))
-    for missing in ("training logs", "recipe", "data set", "dropped rows", "manifest"):
+    for missing in ("training logs", "settings", "data set", "dropped rows", "manifest"):
         assert f"\n- {missing}" in alone
     assert "\n- candidates files" not in alone
     assert "loss.png" not in alone
@@ -117,6 +117,19 @@ def test_a_log_cut_off_in_the_writing_and_odd_entries_are_read_as_far_as_they_go
     log = lines(tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"loss": True}, []])
     log.write_bytes(log.read_bytes() + b'{"step": 3, "lo')
     assert losses(gather([log]).logs[0]) == [(1.0, 2.0)]
+
+
+def test_of_a_runs_checkpoints_the_one_trained_longest_speaks_for_it(run):
+    document = json.loads((run / "its.json").read_text())
+    for name, step, seed in (("checkpoint-9", 9, 1), ("checkpoint-10", 10, 1), ("seed2", 4, 2)):
+        (run / name).mkdir()
+        document["provenance"] |= {"step": step, "seed": seed}
+        (run / name / "its.json").write_text(json.dumps(document))
+    (run / "its.json").unlink()
+    text = page(gather([run]))
+    after = text[text.index("## Versions and provenance") : text.index("## Missing")]
+    assert [line for line in after.splitlines() if line.startswith("| step |")] == ["| step | 10 |", "| step | 4 |"]
+    assert text.count("A probe's query as the model reads it") == 1
 
 
 def test_text_of_a_file_stays_in_its_cell(run):

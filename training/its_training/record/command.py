@@ -1,5 +1,6 @@
 """`its-train record`: parses and prints; the work is in record.py and derive.py."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,7 @@ def command(
 
     measurements = tuple(read_measurement(text) for text in measured)
     quiet_libraries(threads)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what comes of them is one line of ours
     console = Console(highlight=False, markup=False, soft_wrap=True)
     show = Stages(console).show
     if origin is not None:

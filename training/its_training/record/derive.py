@@ -46,6 +46,7 @@ def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
     origin, target = open_checkpoint(derivation.origin), derivation.target
     _check_target(origin, target)
     _check_template(origin, target)
+    evaluation = [row for one in derivation.measurements for row in evaluation_rows(one, origin.pair_id, {})]
     probes = [probe for probe in origin.manifest.probes if has_reference(probe)]
     if not probes:
         raise ConfigError(f"{origin.source} records no log-probabilities", hint="record it first: its-train record")
@@ -54,7 +55,6 @@ def derive(derivation: Derivation, show: Show = quietly) -> Recorded:
     found = _distance(probes, measured)
     _check_nearest(origin, target, found)
     power = power_of(measured)
-    evaluation = [row for one in derivation.measurements for row in evaluation_rows(one, {})]
     sealed = place(
         target, pair_files(origin), origin.manifest, measured, evaluation, _provenance(origin, target, found, power)
     )
@@ -144,9 +144,9 @@ def _distance(probes: Sequence[Probe], measured: Sequence[Probe]) -> Comparison:
 
 
 def _check_nearest(origin: Checkpoint, target: Path, found: Comparison) -> None:
-    """A copy of another arm must not get this arm's pair."""
+    """A copy of another arm must not get this arm's pair; what FROM's own handshake would let pass may be."""
     name, distance = found.nearest_other or ("", float("inf"))
-    if found.this > distance:
+    if found.this > max(distance, found.bound):
         raise ConfigError(
             f"{target} lies {found.this:.4f} nats a token from {origin.source}, but {distance:.4f} from {name}",
             hint=f"it is made from {name}, or changed beyond what a derivative is",
@@ -158,7 +158,8 @@ def _remark(origin: Checkpoint, found: Comparison) -> str:
     if found.nearest_other is None:
         return said
     name, distance = found.nearest_other
-    far = "; that is far for a derivative: evaluate it" if distance < RATIO * found.this else ""
+    is_far = found.this > found.bound and distance < RATIO * found.this
+    far = "; that is far for a derivative: evaluate it" if is_far else ""
     return f"{said}, {distance:.4f} from {name}{far}"
 
 

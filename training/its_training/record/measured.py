@@ -37,11 +37,19 @@ def read_measurement(argument: str) -> Measurement:
     rows = tuple(read_candidates(Path(name)))
     if not rows:
         raise ConfigError(f"{name} holds no candidates", hint=_HINT)
+    if unlabelled := sum(row.gold is None for row in rows):
+        raise ConfigError(f"{name}: {unlabelled} of {len(rows)} items have no gold answer", hint="no score without one")
     return Measurement(benchmark, split, Path(name), rows)
 
 
-def evaluation_rows(measurement: Measurement, seeds: Mapping[str, Any]) -> list[Evaluation]:
-    """pass@1, maj@k and greedy, as far as they were asked for."""
+def evaluation_rows(measurement: Measurement, pair_id: str, seeds: Mapping[str, Any]) -> list[Evaluation]:
+    """pass@1, maj@k and greedy, as far as they were asked for. Raises ConfigError for another pair's candidates."""
+    for row in measurement.rows:
+        if row.pair_id is not None and row.pair_id != pair_id:
+            raise ConfigError(
+                f"{measurement.file} holds candidates of pair {row.pair_id[:8]}, this checkpoint's is {pair_id[:8]}",
+                hint="each checkpoint is scored by its own candidates",
+            )
     result = score(measurement.rows)
     metrics = {"pass@1": result.pass_at_1, f"maj@{result.k}": result.majority, "greedy": result.greedy}
     conditions = {

@@ -2,7 +2,8 @@
 
     model = load_model(Path("Qwen-7B-gsm8k-random"), base=Path("Qwen/Qwen2.5-7B-Instruct"))
 
-A folder is read where it lies; any other path is a Hub id. An adapter is put on its base.
+A folder is read where it lies; `org/name` or `org/name@revision` that is none is fetched from the Hub. An adapter is
+put on its base.
 """
 
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.hub import repository_of
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -48,11 +50,10 @@ def _load_full(path: Path, device: str) -> Any:
 
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            str(path),
+            **_place(path),
             dtype=torch.float32,
             device_map=None if device == "cpu" else device,
             output_loading_info=True,
-            **_as_saved(path),
             use_safetensors=True,
         )
     except _load_errors() as error:
@@ -63,13 +64,25 @@ def _load_full(path: Path, device: str) -> Any:
     return model.eval()
 
 
+def check_model(path: Path) -> None:
+    """Raises ConfigError where nothing can be loaded, before minutes are spent on other models."""
+    from transformers import AutoConfig
+
+    if is_adapter(path):
+        return
+    try:
+        AutoConfig.from_pretrained(**_place(path))
+    except _load_errors() as error:
+        raise _unreadable(path, error) from None
+
+
 def load_tokenizer(path: Path, base: Path | None = None) -> Any:
     """The tokenizer, with its chat template; that of `base` where an adapter brings none."""
     from transformers import AutoTokenizer
 
     place = base if base is not None and is_adapter(path) and not (path / "tokenizer_config.json").is_file() else path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(place), **_as_saved(place))
+        tokenizer = AutoTokenizer.from_pretrained(**_place(place))
     except _load_errors() as error:
         raise _unreadable(place, error) from None
     if not tokenizer.chat_template:
@@ -86,8 +99,14 @@ def weight_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _as_saved(path: Path) -> dict[str, Any]:
-    return {"trust_remote_code": False, "local_files_only": path.is_dir()}
+def _place(path: Path) -> dict[str, Any]:
+    """Where transformers finds it, and that no code of its own is run. Raises ConfigError."""
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path), "local_files_only": True, "trust_remote_code": False}
+    found = repository_of(str(path))
+    if found is None:
+        raise ConfigError(f"{path} is not there", hint="a checkpoint's folder is meant, or a Hub id: org/name@revision")
+    return {"pretrained_model_name_or_path": found[0], "revision": found[1], "trust_remote_code": False}
 
 
 def _load_errors() -> tuple[type[Exception], ...]:

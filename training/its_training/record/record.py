@@ -1,18 +1,18 @@
 """`its-train record`: measures a checkpoint's probes, tells their power, and seals both into its manifest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.codesign.manifest import Evaluation, Manifest, Probe
+from its_proxy.codesign.manifest import FILE_NAME, Evaluation, Manifest, Probe
 from its_proxy.evidence import MAX_TOKENS
 from its_proxy.handshake import MAX_PROBES
 from its_proxy.seal import replace_file
 from its_training.record.measured import Measurement, evaluation_rows
-from its_training.record.models import load_tokenizer, weight_digests
+from its_training.record.models import check_model, load_tokenizer, weight_digests
 from its_training.record.opened import Arm, open_for_record, pair_files
 from its_training.record.power import Power, power_of
 from its_training.record.probes import Reference, Show, measure, quietly, render, seal
@@ -49,12 +49,15 @@ def record(request: Request, show: Show = quietly) -> Recorded:
     checkpoint = open_for_record(request.checkpoint, request.arm)
     if request.out is not None:
         check_out(request.out, checkpoint.pair_id)
-    probes, power, remarks, source = _probes(request, checkpoint, show)
+    for path in (request.base, *(sibling.folder for sibling in request.siblings)):
+        check_model(path)
     manifest = checkpoint.manifest
+    evaluation = _evaluation(manifest, request.measurements) or manifest.evaluation
+    probes, power, remarks, source = _probes(request, checkpoint, show)
     provenance = {
         **manifest.provenance,
         **(request.arm.provenance() if request.arm is not None else {}),
-        "base_model": manifest.provenance.get("base_model", str(request.base)),
+        "base_model": manifest.provenance.get("base_model", _name(request.base)),
         "weights_sha256": _digests(request.checkpoint),
         "versions": manifest.provenance.get("versions", versions()),
         "record": {
@@ -66,9 +69,8 @@ def record(request: Request, show: Show = quietly) -> Recorded:
             "power": power.document(),
         },
     }
-    evaluation = _evaluation(manifest, request.measurements) or manifest.evaluation
     sealed = _write(request, checkpoint, probes, evaluation, provenance)
-    return Recorded(sealed, power, remarks)
+    return Recorded(sealed, power, (*remarks, *_unmatched(sealed, request.siblings)))
 
 
 def _probes(request: Request, checkpoint: Checkpoint, show: Show) -> tuple[list[Probe], Power, tuple[str, ...], str]:
@@ -102,6 +104,21 @@ def _probes(request: Request, checkpoint: Checkpoint, show: Show) -> tuple[list[
     return probes, power, tuple(remarks), queries.source
 
 
+def _unmatched(manifest: Manifest, siblings: Sequence[Reference]) -> Iterator[str]:
+    """Which siblings say that they were trained on other rows."""
+    ids = manifest.provenance.get("ids_sha256")
+    for sibling in siblings:
+        other = read_manifest(sibling.folder) if (sibling.folder / FILE_NAME).is_file() else None
+        theirs = None if other is None else other.provenance.get("ids_sha256")
+        if ids is not None and theirs is not None and theirs != ids:
+            yield f"{sibling.name} was trained on other rows: no matched arm of this checkpoint"
+
+
+def _name(base: Path) -> str:
+    """A Hub id as it is; of a folder its name alone, as where it lies here is nobody's concern."""
+    return base.resolve().name if base.is_dir() else str(base)
+
+
 def _digests(folder: Path) -> dict[str, str]:
     digests = weight_digests(folder)
     if not digests:
@@ -113,7 +130,7 @@ def _evaluation(manifest: Manifest, measurements: Sequence[Measurement]) -> list
     seeds: dict[str, Any] = {"persona": manifest.pair.serve_with.seed}
     if isinstance(train := manifest.provenance.get("seed"), int):
         seeds = {"train": train, **seeds}
-    return [row for measurement in measurements for row in evaluation_rows(measurement, seeds)]
+    return [row for measurement in measurements for row in evaluation_rows(measurement, manifest.pair_id, seeds)]
 
 
 def _write(

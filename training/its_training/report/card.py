@@ -14,7 +14,7 @@ from its_proxy.codesign.errors import ConfigError, ManifestError
 from its_proxy.codesign.manifest import Evaluation, Manifest
 from its_proxy.codesign.strategies import strategy_named
 from its_proxy.seal import replace_file
-from its_training.report.front_matter import joined, license_of, split, with_facts
+from its_training.report.front_matter import joined, split, with_facts
 from its_training.report.page import personas_in_words
 from its_training.report.table import cell, percent, plain, table
 
@@ -108,11 +108,19 @@ def _pair_table(manifest: Manifest) -> str:
         ["system prompt", "none" if pair.serve_with.system_prompt is None else pair.serve_with.system_prompt],
         ["vote", "no advice" if manifest.vote is None else _vote(manifest)],
         ["base", plain(provenance.get("base_model", "not recorded"))],
-        ["license of the weights", license_of(manifest) or "not recorded"],
+        ["licenses", _licenses(manifest)],
     ]
-    if isinstance(recipe := provenance.get("recipe_label"), str):
-        rows.append(["recipe", recipe])
+    recipe = provenance.get("recipe")
+    if isinstance(recipe, dict) and {"name", "label"} <= recipe.keys():
+        rows.append(["recipe", f"{plain(recipe['name'])} ({plain(recipe['label'])})"])
     return table(["", "as recorded"], rows)
+
+
+def _licenses(manifest: Manifest) -> str:
+    licenses = manifest.provenance.get("licenses")
+    if not isinstance(licenses, dict) or not licenses:
+        return "not recorded"
+    return ", ".join(f"{name}: {plain(license)}" for name, license in licenses.items())
 
 
 def _vote(manifest: Manifest) -> str:

@@ -22,7 +22,8 @@ from its_proxy.codesign.manifest import FILE_NAME, Manifest, parse_manifest
 from its_training.files import file_sha256
 
 LOG_FILES = ("metrics.jsonl", "training.jsonl")
-SIDECAR_FILE, DROPPED_FILE, RECIPE_FILES = "dataset.json", "dropped.jsonl", ("recipe.yaml", "recipe.yml")
+SIDECAR_FILE, DROPPED_FILE, RUN_FILE = "dataset.json", "dropped.jsonl", "run.json"
+RECIPES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A sidecar or a recipe, as it stands."""
+    """A sidecar, a recipe or the settings of a run, as it stands."""
 
     file: File
     content: dict[str, Any]
@@ -91,7 +92,7 @@ def gather(runs: Sequence[Path]) -> Found:
         ),
         logs=tuple(Log(file, tuple(_rows(file))) for file in files if file.path.name in LOG_FILES),
         sidecars=_documents(files, lambda name: name == SIDECAR_FILE),
-        recipes=_documents(files, lambda name: name in RECIPE_FILES),
+        recipes=_documents(files, lambda name: name == RUN_FILE or name.endswith(RECIPES)),
         manifests=tuple(
             Sealed(file, parse_manifest(file.path.read_bytes())) for file in files if file.path.name == FILE_NAME
         ),
@@ -116,7 +117,7 @@ def _files(run: Path) -> Iterator[File]:
     for folder, folders, names in os.walk(run):
         folders[:] = sorted(other for other in folders if not other.startswith("."))
         for file in (Path(folder) / one for one in names if not one.startswith(".")):
-            is_known = file.suffix == ".jsonl" or file.name in (SIDECAR_FILE, FILE_NAME, *RECIPE_FILES)
+            is_known = file.suffix in (".jsonl", *RECIPES) or file.name in (SIDECAR_FILE, FILE_NAME, RUN_FILE)
             if is_known and not file.is_symlink():
                 yield File(f"{name}/{file.relative_to(run).as_posix()}", file, file_sha256(file))
 
@@ -130,7 +131,7 @@ def _holds_candidates(file: File) -> bool:
         row = json.loads(first)
     except ValueError:
         return False
-    return isinstance(row, dict) and {"candidates", "gold", "query"} <= row.keys()
+    return isinstance(row, dict) and {"candidates", "query"} <= row.keys()
 
 
 def _documents(files: Sequence[File], is_wanted: Callable[[str], bool]) -> tuple[Document, ...]:

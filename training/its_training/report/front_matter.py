@@ -50,10 +50,10 @@ def with_facts(front: Mapping[str, Any], manifest: Manifest, *, is_adapter: bool
 
 
 def license_of(manifest: Manifest) -> str | None:
-    """The licence of the weights, where it is recorded."""
+    """The licence of the weights where it is recorded, else the base's, which binds what was made from it."""
     licenses = manifest.provenance.get("licenses")
-    name = licenses.get("weights") if isinstance(licenses, dict) else None
-    return name if isinstance(name, str) and name.strip() else None
+    found = [licenses.get(name) for name in ("weights", "base")] if isinstance(licenses, dict) else []
+    return next((name for name in found if isinstance(name, str) and name.strip()), None)
 
 
 def dataset_of(manifest: Manifest) -> str | None:

@@ -86,7 +86,7 @@ def _asked(run: Candidates) -> str:
 def _training(found: Found) -> Iterator[str]:
     yield "## Training"
     for recipe in found.recipes:
-        yield f"Recipe `{recipe.file.label}`:\n\n" + _flat_table(recipe.content)
+        yield f"Settings `{recipe.file.label}`:\n\n" + _flat_table(recipe.content)
     curves = {log.file.label: losses(log) for log in found.logs}
     drawn = {label: points for label, points in curves.items() if points}
     if drawn:
@@ -143,7 +143,8 @@ def _dropped_table(dropped: Dropped) -> str:
 
 def _prompts(found: Found) -> Iterator[str]:
     yield "## Prompts"
-    for sealed in _one_a_pair(found):
+    pairs = {sealed.manifest.pair_id: sealed for sealed in _one_a_run(found)}
+    for sealed in pairs.values():
         manifest = sealed.manifest
         sides = {"trained with": manifest.pair.trained_with, "served with": manifest.pair.serve_with}
         rows = [[name, *_side_row(side)] for name, side in sides.items()]
@@ -191,7 +192,7 @@ def _backticks(text: str) -> list[str]:
 
 def _conditions(found: Found) -> Iterator[str]:
     yield "## Versions and provenance"
-    for sealed in _one_a_pair(found):
+    for sealed in _one_a_run(found):
         provenance = {key: value for key, value in sealed.manifest.provenance.items() if key != "record"}
         if provenance:
             yield f"`{sealed.file.label}`:\n\n" + _flat_table(provenance)
@@ -200,9 +201,17 @@ def _conditions(found: Found) -> Iterator[str]:
             yield f"Probes of `{sealed.file.label}`: {power['verdict']}"
 
 
-def _one_a_pair(found: Found) -> list[Sealed]:
-    """Checkpoints of one run share a pair; the last one by name speaks for it."""
-    return list({sealed.manifest.pair_id: sealed for sealed in found.manifests}.values())
+def _one_a_run(found: Found) -> list[Sealed]:
+    """Checkpoints of one run share pair and seed; the one that was trained longest speaks for them."""
+    longest: dict[tuple[str, str], Sealed] = {}
+    for sealed in sorted(found.manifests, key=lambda one: _step(one.manifest)):
+        longest[sealed.manifest.pair_id, plain(sealed.manifest.provenance.get("seed"))] = sealed
+    return sorted(longest.values(), key=lambda one: one.file.label)
+
+
+def _step(manifest: Manifest) -> int:
+    step = manifest.provenance.get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _missing_section(found: Found) -> str:
@@ -215,7 +224,7 @@ def _missing(found: Found) -> Iterator[str]:
     for what, is_there in (
         ("candidates files: no score was computed", found.candidates),
         ("training logs (metrics.jsonl): no loss curve", any(losses(log) for log in found.logs)),
-        ("recipe (recipe.yaml): how it was trained", found.recipes),
+        ("settings (a recipe or run.json): how it was trained", found.recipes),
         ("data set (dataset.json): rows, filters, decontamination", found.sidecars),
         ("dropped rows (dropped.jsonl): which rows were dropped, and why", found.dropped),
         ("manifest (its.json): prompts, versions, provenance", found.manifests),
@@ -227,7 +236,7 @@ def _missing(found: Found) -> Iterator[str]:
             yield f"sampling seed of {run.file.label}"
         if any(row.greedy is None for row in run.rows):
             yield f"greedy replies of {run.file.label}"
-    for sealed in _one_a_pair(found):
+    for sealed in _one_a_run(found):
         yield from (f"{what} of {sealed.file.label}" for what in _missing_of(sealed.manifest))
 
 
