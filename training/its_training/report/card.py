@@ -15,7 +15,7 @@ from its_proxy.codesign.manifest import Evaluation, Manifest
 from its_proxy.codesign.strategies import strategy_named
 from its_proxy.seal import replace_file
 from its_training.report.front_matter import joined, split, with_facts
-from its_training.report.page import personas_in_words
+from its_training.report.prompts import personas_in_words
 from its_training.report.table import cell, percent, plain, table
 
 BEGIN, END = "<!-- its-proxy: begin -->", "<!-- its-proxy: end -->"

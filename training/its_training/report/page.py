@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.codesign.manifest import Manifest, Side
+from its_proxy.codesign.manifest import Manifest
 from its_proxy.evaluate import score
 from its_training.report.found import Candidates, Dropped, File, Found, Sealed
 from its_training.report.loss import losses
+from its_training.report.prompts import prompts
 from its_training.report.table import percent, plain, table
 
 MISSING = "not in these files"
@@ -23,7 +24,7 @@ def page(found: Found) -> str:
         *_scores(found),
         *_training(found),
         *_data(found),
-        *_prompts(found),
+        *prompts(_one_a_run(found)),
         *_conditions(found),
         _missing_section(found),
         "## Files\n\n" + table(["file", "sha256"], [[file.label, f"`{file.sha256}`"] for file in _all_files(found)]),
@@ -139,55 +140,6 @@ def _dropped_table(dropped: Dropped) -> str:
     rows = [[step, reason, str(n)] for step, reason, n in dropped.counts]
     head = f"Dropped rows of `{dropped.file.label}`: {sum(n for *_, n in dropped.counts)}"
     return head + ("\n\n" + table(["step", "reason", "rows"], rows) if rows else "")
-
-
-def _prompts(found: Found) -> Iterator[str]:
-    yield "## Prompts"
-    pairs = {sealed.manifest.pair_id: sealed for sealed in _one_a_run(found)}
-    for sealed in pairs.values():
-        manifest = sealed.manifest
-        sides = {"trained with": manifest.pair.trained_with, "served with": manifest.pair.serve_with}
-        rows = [[name, *_side_row(side)] for name, side in sides.items()]
-        columns = ["side", "strategy", "template", "turns", "personas", "system prompt", "chat template", "seed"]
-        yield f"Pair `{manifest.pair_id}` (`{sealed.file.label}`):\n\n" + table(columns, rows)
-        if manifest.probes:
-            first = manifest.probes[0].messages
-            said = "\n\n".join(f"[{message.get('role')}]\n{message.get('content')}" for message in first)
-            yield "A probe's query as the model reads it, before the chat template:\n\n" + _fenced(said)
-
-
-def _side_row(side: Side) -> list[str]:
-    return [
-        f"{side.strategy}, version {side.version}",
-        side.template if side.personas is not None else "-",
-        side.turns,
-        personas_in_words(side),
-        "none" if side.system_prompt is None else side.system_prompt,
-        f"sha256 {side.chat_template_sha256[:16]}" if side.chat_template_sha256 else "unknown",
-        str(side.seed),
-    ]
-
-
-def personas_in_words(side: Side) -> str:
-    """Where its personas come from; ours are always called what they are."""
-    personas = side.personas
-    if personas is None:
-        return "none"
-    if personas.source == "taxonomy":
-        return "template personas (its-proxy's own taxonomy, no language model)"
-    if personas.source == "writer":
-        return "asked of a live writer"
-    by = f", written by {personas.written_by.model}" if personas.written_by is not None else ""
-    return f"pool {personas.file}, sha256 {str(personas.sha256)[:16]}{by}"
-
-
-def _fenced(text: str) -> str:
-    fence = "`" * max(3, 1 + max((len(run) for run in _backticks(text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
-
-
-def _backticks(text: str) -> list[str]:
-    return [run for run in "".join(c if c == "`" else " " for c in text).split() if run]
 
 
 def _conditions(found: Found) -> Iterator[str]:
