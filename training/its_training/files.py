@@ -1,5 +1,6 @@
 """Checkpoint folders: saved without pickles, digested, and complete or absent."""
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 STAGE_FILE = "stage.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHECKPOINT_FILES = (
     "model.safetensors",
     "config.json",
@@ -48,9 +50,16 @@ def build(folder: Path, inputs: Mapping[str, Any], make: Callable[[Path], None])
         work.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}", hint="choose a writable --out") from None
-    make(work)
-    (work / STAGE_FILE).write_text(json.dumps(inputs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(work, folder)
+    try:
+        make(work)
+        (work / STAGE_FILE).write_text(json.dumps(inputs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(work, folder)
+    except BaseException as error:
+        shutil.rmtree(work, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            hint = "free some space, or choose another folder; nothing was left behind"
+            raise ConfigError(f"cannot write {folder}: {error.strerror}", hint=hint) from None
+        raise
 
 
 def holds(folder: Path, inputs: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ Rewriting is `its_proxy.codesign`'s, so a training row holds the very messages t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,8 @@ class Arm:
     side: Side
     recipe: Recipe
     generator: str
-
-    @property
-    def longest_addition(self) -> int:
-        """Bytes that the arm adds to a query, at most."""
-        pool = self.recipe.pool
-        system = len((self.side.system_prompt or "").encode())
-        return system + len(self.side.template) + (_longest(pool) if pool is not None else 0)
+    longest_addition: int
+    """Bytes that it adds to a query, at most."""
 
     def row(self, record: Record, completion: str, source: Mapping[str, Any]) -> dict[str, Any]:
         """One training row: equal in all arms but for the user message and `persona`."""
@@ -88,11 +82,6 @@ class Arm:
         }
 
 
-@lru_cache(maxsize=8)
-def _longest(pool: Pool) -> int:
-    return max(len(persona.text.encode()) for persona in pool.personas)
-
-
 def arm(name: str, source: PersonaSource, seed: int, template: str, system_prompt: str | None) -> Arm:
     """The arm of a strategy's name. Raises ConfigError."""
     try:
@@ -109,9 +98,11 @@ def arm(name: str, source: PersonaSource, seed: int, template: str, system_promp
             chat_template_kwargs={},
             seed=seed,
         )
-        return Arm(name, side, recipe_of(side, None if is_plain else source.pool), source.generator)
+        recipe = recipe_of(side, None if is_plain else source.pool)
     except ManifestError as error:
         raise ConfigError(f"arm {name!r}: {error.message}", hint=error.hint) from None
+    longest = 0 if is_plain else max(len(persona.text.encode()) for persona in source.pool.personas)
+    return Arm(name, side, recipe, source.generator, longest + len(template) + len((system_prompt or "").encode()))
 
 
 def arms(names: Sequence[str], source: PersonaSource, seed: int, template: str, system: str | None) -> list[Arm]:

@@ -13,8 +13,8 @@ from its_proxy.layouts import read_benchmark
 from its_training.prepare.text import words
 
 N = 8
-SHORTEST = 4
-"""Words of a contained text: fewer are found everywhere."""
+SHORTEST = 3
+"""Words of a contained text, one of them with a digit where they are so few: others are found everywhere."""
 
 How: TypeAlias = Literal["n-gram", "exact", "contained"]
 Words: TypeAlias = tuple[str, ...]
@@ -50,7 +50,7 @@ class Evaluation:
                 self._grams.setdefault(gram, (benchmark, identity))
             # Whatever a short query could be: every run of a question that is shorter than an n-gram.
             for size in range(SHORTEST, N):
-                for run in _runs(found, size):
+                for run in filter(_is_telling, _runs(found, size)):
                     self._runs.setdefault(run, (benchmark, identity))
 
     def hit(self, query: str) -> Hit | None:
@@ -60,13 +60,13 @@ class Evaluation:
             place = self._short.get(found)
             if place is not None:
                 return Hit("exact", *place, " ".join(found))
-            place = self._runs.get(found) if len(found) >= SHORTEST else None
+            place = self._runs.get(found)
             return Hit("contained", *place, " ".join(found)) if place is not None else None
         for gram in _runs(found, N):
             if gram in self._grams:
                 return Hit("n-gram", *self._grams[gram], " ".join(gram))
         for size in range(SHORTEST, N) if self._short else ():
-            for run in _runs(found, size):
+            for run in filter(_is_telling, _runs(found, size)):
                 if run in self._short:
                     return Hit("contained", *self._short[run], " ".join(run))
         return None
@@ -75,6 +75,10 @@ class Evaluation:
 def _runs(found: Words, size: int) -> Iterator[Words]:
     for start in range(len(found) - size + 1):
         yield found[start : start + size]
+
+
+def _is_telling(run: Words) -> bool:
+    return len(run) > SHORTEST or any(character.isdigit() for word in run for character in word)
 
 
 def read_evaluation(files: Sequence[Path]) -> tuple[Evaluation, Mapping[str, str]]:

@@ -20,7 +20,7 @@ _GROUPED = re.compile(r"(?<=\d)\{?,\}?(?=\d{3}(?!\d))")
 
 def words(text: str) -> tuple[str, ...]:
     """The words and numbers of a text, in order."""
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text).casefold()
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
-    return tuple(_WORD.findall(_GROUPED.sub("", text).casefold()))
+    return tuple(_WORD.findall(_GROUPED.sub("", text)))
