@@ -82,6 +82,7 @@ def test_what_a_recipe_cannot_mean_is_refused_in_one_line(tmp_path, changes, sai
     [
         ({"num_key_value_heads": 3}, "num_attention_heads is no multiple of num_key_value_heads"),
         ({"hidden_size": 3585}, "hidden_size is no multiple of num_attention_heads: set head_dim"),
+        ({"model_type": "qwen3"}, "qwen3 has a head_dim of its own: name it"),
         ({"model_type": "gpt2"}, "model_type: Input should be 'qwen2', 'qwen3' or 'llama'"),
     ],
 )

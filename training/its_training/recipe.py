@@ -45,6 +45,8 @@ class Architecture(_Strict):
             raise ValueError("num_attention_heads is no multiple of num_key_value_heads")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size is no multiple of num_attention_heads: set head_dim")
+        if self.head_dim is None and self.model_type == "qwen3":
+            raise ValueError("qwen3 has a head_dim of its own: name it")
         return self
 
     @property

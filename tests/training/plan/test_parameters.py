@@ -73,10 +73,13 @@ def test_parameters_are_those_of_the_real_model(architecture):
     assert counted.layer == count(model.model.layers[0].parameters())
 
 
+# Loading peft's tuners reads a property of transformers' models that is on its way out.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 @ALL
 def test_an_adapter_s_parameters_are_those_that_peft_trains(architecture):
     from peft import LoraConfig, get_peft_model
 
+    architecture = architecture.model_copy(update={"num_hidden_layers": 3})  # adapters are put on one by one
     for lora in (Lora(r=64), Lora(r=8, target_modules=("q_proj", "down_proj"))):
         modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
         model = get_peft_model(weightless(architecture), LoraConfig(r=lora.r, target_modules=modules))

@@ -1,15 +1,19 @@
 """`its-train plan RECIPE.yaml`: what a recipe needs; with --dry-run, two real steps of it on a tiny model."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from its_proxy.codesign.errors import ConfigError
 from its_training.plan.alternatives import refuse_what_cannot_fit
 from its_training.plan.data import rows_of
 from its_training.plan.estimate import estimate
-from its_training.plan.page import document, show
+from its_training.plan.page import document, show, show_dry_runs
+from its_training.progress import Stages
 from its_training.recipe import Recipe, load_recipe, revised
 
 
@@ -42,11 +46,14 @@ def command(
     found = [with_options(load_recipe(path), devices, memory_gb, tokens_per_second) for path in recipes]
     console = Console(stderr=as_json)
     if dry_run:
-        from its_training.plan.dry_run import dry_run_all
+        _rehearse(found, console, as_json)
+    else:
+        _plan(found, dataset, console, as_json)
 
-        dry_run_all(found, console)
-        return
-    plans = [estimate(recipe, rows_of(recipe, dataset)) for recipe in found]
+
+def _plan(recipes: Sequence[Recipe], dataset: Path | None, console: Console, as_json: bool) -> None:
+    """What cannot fit is shown too, and then refused."""
+    plans = [estimate(recipe, rows_of(recipe, dataset)) for recipe in recipes]
     if as_json:
         click.echo(json.dumps([document(plan) for plan in plans], indent=1))
     else:
@@ -54,6 +61,20 @@ def command(
             show(plan, console)
     for plan in plans:
         refuse_what_cannot_fit(plan)
+
+
+def _rehearse(recipes: Sequence[Recipe], console: Console, as_json: bool) -> None:
+    # Imported here: it brings torch along, and numbers alone should not wait for that.
+    from its_training.plan.dry_run import dry_runs
+
+    done = dry_runs(recipes, Stages(console))
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in done], indent=1))
+    else:
+        show_dry_runs(done, console)
+    failed = [f"{one.recipe}: {one.failure}" for one in done if one.failure is not None]
+    if failed:
+        raise ConfigError(f"{len(failed)} of {len(done)} dry runs failed: {'; '.join(failed)}")
 
 
 def with_options(

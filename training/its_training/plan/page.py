@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from its_training.plan.estimate import Plan
 from its_training.plan.memory import GB
+
+if TYPE_CHECKING:
+    from its_training.plan.dry_run import DryRun
 
 BESIDE = {
     "none": "weights once more in the dtype that is computed with, where that is another",
@@ -67,6 +71,19 @@ def document(plan: Plan) -> dict[str, Any]:
     values["n_runs"] = plan.n_runs
     values["memory"] |= {"total": plan.memory.total}
     return values
+
+
+def show_dry_runs(done: "Sequence[DryRun]", console: Console) -> None:
+    """A line a recipe, then what was changed for each."""
+    table = Table("recipe", "arms", "loss of step 1, 2", "seconds", "result", box=None)
+    for one in done:
+        means = [fmean(losses) for losses in zip(*one.losses.values(), strict=True)]
+        said = ", ".join(f"{loss:.3f}" for loss in means)
+        table.add_row(one.recipe, str(len(one.losses)), said, f"{one.seconds:.1f}", one.failure or "passed")
+    console.print(table, highlight=False)
+    for one in done:
+        changed = ", ".join(f"{key} {before} -> {after}" for key, before, after in one.overridden)
+        console.print(f"{one.recipe} overrode: {changed}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _n(things: Sequence[object], name: str) -> str:

@@ -15,6 +15,7 @@ from its_training.sft.templates import variants
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+N_ROWS, N_STEPS = 24, 2
 MAX_LENGTH = 1024
 VOCABULARY = 1024
 """Words of the stand-in's embedding; its tokenizer has fewer, as is usual."""
@@ -55,7 +56,7 @@ def small_recipe(recipe: Recipe, base: Path, data: Path) -> Recipe:
                 "revision": None,
                 "architecture": small_architecture(recipe.base.architecture).model_dump(),
             },
-            "data": {"folder": str(data), "rows": None},
+            "data": {"folder": str(data), "rows": N_ROWS},
             "chat": {"max_length": MAX_LENGTH},
             "optimizer": {"name": "adamw"},
             "compute": {
@@ -75,8 +76,10 @@ def small_recipe(recipe: Recipe, base: Path, data: Path) -> Recipe:
 
 def overridden(recipe: Recipe, small: Recipe) -> Iterator[tuple[str, Any, Any]]:
     """(key, the recipe's value, the dry run's) of every value that differs."""
-    before, after = recipe.model_dump(mode="json"), small.model_dump(mode="json")
-    yield from _differences("", before, after)
+    told = {"base.model": "random weights", "data.folder": "generated rows"}
+    for key, before, after in _differences("", recipe.model_dump(mode="json"), small.model_dump(mode="json")):
+        yield key, before, told.get(key, after)
+    yield "optimizer.epochs", recipe.optimizer.epochs, f"{N_STEPS} steps"
 
 
 def _differences(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
