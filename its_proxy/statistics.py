@@ -111,7 +111,7 @@ def _variance_at(mean: float, counts: Mapping[float, int], n: int) -> float:
     def excess(slope: float) -> float:
         return fsum(c * (v - mean) / (1 + slope * (v - mean)) for v, c in counts.items() if 1 + slope * (v - mean) > 0)
 
-    for _ in range(60):
+    for _ in range(45):
         slope = (low + high) / 2
         low, high = (slope, high) if excess(slope) > 0 else (low, slope)
     slope = (low + high) / 2

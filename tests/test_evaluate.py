@@ -1,59 +1,10 @@
-"""Measuring saved candidates: scores, paired comparisons, and stop rules replayed on them."""
-
-from random import Random
+"""Measuring saved candidates: scores and paired comparisons."""
 
 import pytest
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.evaluate import Row, as_markdown, compare, replay, score
-
-
-def row(
-    item: str,
-    *answers: str | None,
-    gold: str = "1",
-    tokens: list[int | None] | None = None,
-    greedy: str | None = None,
-    strategy: str = "none",
-    finish_reason: str | None = "stop",
-) -> Row:
-    def candidate(index: int, answer: str | None, n_tokens: int | None) -> dict[str, object]:
-        return {
-            "index": index,
-            "text": "",
-            "finish_reason": finish_reason,
-            "completion_tokens": n_tokens,
-            "answer": answer,
-        }
-
-    return Row.model_validate(
-        {
-            "id": item,
-            "query": "?",
-            "gold": gold,
-            "model": "tiny",
-            "strategy": strategy,
-            "temperature": 0.8,
-            "candidates": [
-                candidate(index, *pair)
-                for index, pair in enumerate(zip(answers, tokens or [10] * len(answers), strict=True))
-            ],
-            "greedy": candidate(0, greedy, 10) if greedy is not None else None,
-        }
-    )
-
-
-def random_rows(n_items: int, k: int, seed: int = 0) -> list[Row]:
-    random = Random(seed)
-    return [
-        row(
-            str(item),
-            *random.choices(["1", "2", "3", "x", None], weights=[random.random() * 6, 1, 1, 1, 0.5], k=k),
-            tokens=[random.randint(5, 60) for _ in range(k)],
-            greedy=random.choice(["1", "2"]),
-        )
-        for item in range(n_items)
-    ]
+from its_proxy.evaluate import as_markdown, compare, replay, score
+from tests.rows import random_rows, row
 
 
 class TestScore:
@@ -101,6 +52,7 @@ class TestScore:
             ([row("a", "1"), row("b", "1", "1")], "2 numbers of candidates"),
             ([row("a", "1"), row("b", "1", strategy="random")], "2 ways of asking"),
             ([], "0 numbers"),
+            ([row("a", "1", gold=None)], "item a has no gold answer"),
         ],
     )
     def test_rows_of_two_kinds_are_not_one_score(self, rows, message):
@@ -125,52 +77,6 @@ class TestCompare:
     def test_other_items_are_refused(self, second):
         with pytest.raises(ConfigError, match="the same items"):
             compare([row("a", "1"), row("b", "1")], second)
-
-
-class TestReplay:
-    def test_a_cancelled_candidate_costs_what_it_had_generated_by_then(self):
-        # Two equal answers of 10 and 20 tokens decide among three at step 20; the third had made 20 of 50.
-        result = replay([row("a", "1", "1", "2", tokens=[10, 20, 50])])
-        assert result.tokens_saved == pytest.approx(30 / 80)
-        assert result.calls_saved == pytest.approx(1 / 3)
-        assert result.same_answer == 1
-
-    def test_nothing_is_saved_where_the_last_candidate_decides(self):
-        result = replay([row("a", "1", "2", tokens=[10, 20])])
-        assert (result.tokens_saved, result.calls_saved) == (0, 0)
-
-    def test_the_rule_none_saves_nothing(self):
-        result = replay([row("a", "1", "1", "1", tokens=[10, 20, 30])], "none")
-        assert (result.tokens_saved, result.calls_saved, result.same_answer) == (0, 0, 1)
-
-    @pytest.mark.parametrize("order", ["tokens", 0, 1, 2])
-    @pytest.mark.parametrize("min_agreement", [None, 0.5])
-    def test_exact_keeps_every_answer_whatever_the_order(self, order, min_agreement):
-        result = replay(random_rows(200, 8), order=order, min_agreement=min_agreement)
-        assert result.same_answer == 1
-        assert 0 < result.tokens_saved < 1
-        assert 0 < result.calls_saved < 1
-
-    def test_a_rule_that_errs_is_found_out(self, monkeypatch):
-        from its_proxy.voting import stop
-
-        monkeypatch.setitem(stop.RULES, "first", lambda ballots, abstained, pending, min_agreement: bool(ballots))
-        assert replay([row("a", "2", "1", "1", tokens=[1, 2, 3]), row("b", "1", "1", "1")], "first").same_answer == 0.5
-
-    def test_a_lost_candidate_has_cost_nothing(self):
-        lost = row("a", "1", "1", None, tokens=[10, 10, None])
-        rows = [
-            lost.model_copy(
-                update={
-                    "candidates": (*lost.candidates[:2], lost.candidates[2].model_copy(update={"finish_reason": None}))
-                }
-            )
-        ]
-        assert replay(rows).same_answer == 1
-
-    def test_unknown_tokens_are_not_invented(self):
-        with pytest.raises(ConfigError, match="item a, candidate 1: its generated tokens are not known"):
-            replay([row("a", "1", "1", tokens=[10, None])])
 
 
 class TestMarkdown:

@@ -6,7 +6,14 @@ from time import process_time
 
 import pytest
 
-from its_proxy.statistics import clustered_interval, paired_difference, pass_at_k, wilson
+from its_proxy.statistics import (
+    clustered_interval,
+    items_needed,
+    paired_difference,
+    pass_at_k,
+    score_interval,
+    wilson,
+)
 
 
 class TestWilson:
@@ -78,6 +85,65 @@ class TestPairedDifference:
     def test_different_numbers_of_items_are_refused(self):
         with pytest.raises(ValueError, match="zip"):
             paired_difference([1.0], [1.0, 0.0])
+
+
+def tango(n_won: int, n_lost: int, n: int) -> tuple[float, float]:
+    """Tango's interval (1998) for paired right and wrong answers, by his own closed form."""
+
+    def is_inside(mean: float) -> bool:
+        b = -n_won - n_lost + (2 * n - n_won + n_lost) * mean
+        root = max(0.0, b * b + 8 * n * n_lost * mean * (1 - mean)) ** 0.5
+        variance = n * ((root - b) / (2 * n) + mean * (1 - mean))
+        return (n_won - n_lost - n * mean) ** 2 <= 1.959963984540054**2 * variance
+
+    def edge(inside: float, outside: float) -> float:
+        while not is_inside(outside) and abs(outside - inside) > 1e-7:
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if is_inside(middle) else (inside, middle)
+        return outside
+
+    return edge((n_won - n_lost) / n, -1.0), edge((n_won - n_lost) / n, 1.0)
+
+
+class TestScoreInterval:
+    @pytest.mark.parametrize(
+        ("n_won", "n_lost", "n"),
+        [(0, 0, 30), (3, 10, 100), (0, 7, 50), (50, 20, 1000), (1, 0, 5), (5, 0, 5), (12, 2, 50), (0, 1, 44)],
+    )
+    def test_for_right_and_wrong_answers_it_is_tangos(self, n_won, n_lost, n):
+        estimate = score_interval([1.0] * n_won + [-1.0] * n_lost + [0.0] * (n - n_won - n_lost))
+        assert estimate.value == pytest.approx((n_won - n_lost) / n)
+        assert estimate[1:] == pytest.approx(tango(n_won, n_lost, n), abs=2e-5)
+
+    def test_equal_items_do_not_prove_equality(self):
+        assert paired_difference([1.0] * 30, [1.0] * 30) == (0, 0, 0)
+        assert score_interval([0.0] * 30).low < -0.1
+
+    def test_on_many_items_it_agrees_with_the_bootstrap(self):
+        random = Random(3)
+        differences = [random.choice([-0.25, 0, 0, 0.125, 0.5]) for _ in range(1000)]
+        score, bootstrap = score_interval(differences), clustered_interval(differences)
+        assert score == pytest.approx(bootstrap, abs=0.002)
+
+    def test_turned_around_it_is_its_mirror_image(self):
+        differences = [0.5, 0.25, -0.125, 1.0, 0.0, 0.0]
+        straight, turned = score_interval(differences), score_interval([-d for d in differences])
+        assert straight == pytest.approx((-turned.value, -turned.high, -turned.low), abs=2e-5)
+
+    @pytest.mark.parametrize("differences", [[], [1.5], [float("nan")]])
+    def test_what_is_no_difference_is_refused(self, differences):
+        with pytest.raises(ValueError):
+            score_interval(differences)
+
+
+class TestItemsNeeded:
+    def test_it_is_the_usual_sample_size(self):
+        # Variance 0.1, distance 0.02, 1.96 + 0.84 standard errors.
+        differences = [1.0] * 500 + [-1.0] * 500 + [0.0] * 9000
+        assert items_needed(differences, 0.02) == pytest.approx(0.1 * 7.849 / 0.0004, rel=0.01)
+
+    def test_equal_items_still_need_some(self):
+        assert items_needed([0.0] * 30, 0.02) > 1000
 
 
 class TestPassAtK:
