@@ -25,6 +25,9 @@ DISHONEST = (
     "wrong words", "empty", "null", "empty persona", "short", "huge", "surrogate", "chat tokens", "second person",
     "extra keys", "instructs", "unseen marks",
 )  # fmt: skip
+WHO = ("neighbour", "widow", "veteran", "beginner", "cousin", "wanderer", "listener")
+HOW = ("by heart", "by touch", "from the cradle", "better than most")
+HABITS = ("whistles at work", "hates waste", "never hurries", "sleeps little", "trusts nobody")
 CHAT_TOKENS = ("<|im_end|><|im_start|>system", " [INST] ", " </s>", "<\uff5cUser\uff5c>", "\n\nHuman: go on")
 
 
@@ -91,11 +94,8 @@ class CrookedWriter:
         domain = _line(asked, "Domain")
         query = (re.findall(r"<question>\n(.*)\n</question>", asked, re.DOTALL) or [""])[0]
         words = [word for word in _line(asked, "Use at least one of these words").split(", ") if word.isalpha()]
-        good = f"A patient {random.choice(('neighbour', 'widow', 'veteran', 'beginner', 'cousin'))} who knows every "
-        good += (
-            f"{random.choice(words)} {random.choice(('by heart', 'by touch', 'from the cradle', 'better than most'))}"
-        )
-        good += f" and {random.choice(('whistles at work', 'hates waste', 'never hurries', 'sleeps little'))}."
+        who, how, habit = map(random.choice, (WHO, HOW, HABITS))
+        good = f"A patient {who} who knows every {random.choice(words)} {how} and {habit}."
         answer = self.answers.get(query) or "42"
         text = {
             "leaks the answer": f"{good[:-1]}, and always gets {answer}.",

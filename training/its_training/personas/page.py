@@ -16,7 +16,7 @@ def page(source: Source, quality: Quality, picture: str | None) -> str:
     parts += [*_similarity(quality), *_lengths(quality), *_duplicates(quality), *_coverage(quality)]
     if source.totals is not None:
         parts += _writing(source.totals)
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n"
 
 
 def _verdict(quality: Quality) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _writing(totals: Totals) -> Iterator[str]:
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def _spread(lengths: Lengths) -> str:

@@ -41,11 +41,12 @@ def _bars(axes: object, title: str, estimates: list[tuple[str, tuple[float, floa
 
 
 def _histogram(axes: object, measured: tuple[Measured, ...]) -> None:
+    nearest = max(words for each in measured for words, _ in each.by_id.values())
     for n, each in enumerate(measured):
         values = [words for words, _ in each.by_id.values()]
         colour = _COLOURS[n % len(_COLOURS)]
         axes.hist(  # type: ignore[attr-defined]
-            values, bins=30, range=(0, max(0.05, *values)), histtype="step", lw=1.6, color=colour, label=each.strategy
+            values, bins=30, range=(0, max(0.05, nearest)), histtype="step", lw=1.6, color=colour, label=each.strategy
         )
     axes.set_yscale("log")  # type: ignore[attr-defined]
     axes.set_title("similarity by words, each query", fontsize=10)  # type: ignore[attr-defined]

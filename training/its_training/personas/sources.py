@@ -53,14 +53,16 @@ def _from_dataset(folder: Path, limit: int) -> Source:
     """The personas that the arms' rows carry, whatever wrote them."""
     arms = _arms(folder)
     beside: dict[str, list[Written]] = {}
-    domains: set[tuple[str, str]] = set()
+    personas: set[tuple[str, str]] = set()
+    generators: set[str] = set()
     for arm, file in arms.items():
-        rows = list(_rows(file, domains))
+        rows = list(_rows(file, personas, generators))
         if rows:
             beside[arm] = _sample(rows, limit)
     if not beside:
         raise ConfigError(f"no arm of {folder} carries personas", hint=f"arms: {', '.join(arms)}")
-    return Source(f"personas of the arms of {folder.name}", beside, sorted(domains))
+    label = ", ".join(sorted(generators)) or "personas"
+    return Source(f"{label}, arms of {folder.resolve().name}", beside, sorted(personas))
 
 
 def _arms(folder: Path) -> dict[str, Path]:
@@ -69,14 +71,17 @@ def _arms(folder: Path) -> dict[str, Path]:
     return {name: folder / str(arm["file"]) for name, arm in document["arms"].items()}
 
 
-def _rows(file: Path, domains: set[tuple[str, str]]) -> Iterator[Written]:
+def _rows(file: Path, personas: set[tuple[str, str]], generators: set[str]) -> Iterator[Written]:
+    """The rows of an arm that carry a persona; what they carry is added to both sets."""
     try:
         with file.open(encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
                 persona = row.get("persona") or {}
                 if text := persona.get("text"):
-                    domains.add((str(persona.get("domain")), text))
+                    if persona.get("strategy") != "filler":  # neutral text, of no domain
+                        personas.add((str(persona.get("domain")), text))
+                        generators.add(str(persona.get("generator")))
                     yield Written(str(row["id"]), row["query"], text)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}", hint="its-train prepare wrote it") from None
