@@ -25,7 +25,7 @@ def is_one_clear_line(ended: Ended, words: str) -> bool:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("name", [None, "serve", "ask", "explain", "models", "config", "evaluate"])
+    @pytest.mark.parametrize("name", [None, "serve", "ask", "explain", "models", "config"])
     async def test_every_command_explains_itself(self, name):
         ended = await command(*([name] if name else []), "--help")
         assert ended.code == 0
@@ -161,22 +161,6 @@ class TestExplain:
         plan = json.loads(document.out)
         assert plan["members"][0]["messages"][0]["content"] in shown.out
         assert "strategy random, handshake unverified, 8 of 8 candidates" in shown.out
-
-
-class TestEvaluate:
-    async def test_it_asks_every_item_and_reports_accuracy(self, checkpoint, tmp_path):
-        items = tmp_path / "items.jsonl"
-        rows = [{"id": str(k), "query": f"What is {k} + 5?", "answer": str(k + 5)} for k in range(4)]
-        items.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        async with serving_script(Say("\\boxed{7}"), checkpoint) as (server, _):
-            arguments = ("--model", "model", "--n", 3, "--limit", 3, "--url", server.url)
-            ended = await command("evaluate", items, "--out", tmp_path / "out.jsonl", *arguments)
-        assert ended.code == 0, ended.err
-        header, _, row = ended.out.strip().splitlines()
-        cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-        assert "pass@1" in header
-        assert any(cell.startswith("0.333") or "33.3" in cell for cell in cells.values()), cells
-        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
 
 
 class TestModels:

@@ -21,6 +21,7 @@ class Voter:
         self.faults = list(faults)
         self.bodies: list[dict] = []
         self.headers: list = []
+        self.pair_id: str | None = None
         self.n_open = self.most_open = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -53,6 +54,7 @@ class Voter:
         return {
             "its": {
                 "strategy": strategy,
+                "pair_id": self.pair_id,
                 "forced": its.get("force", False),
                 "sampling": sampling,
                 "candidates": candidates,
@@ -92,6 +94,20 @@ async def test_the_vote_waits_for_all_and_greedy_insists_on_its_temperature(tmp_
     assert greedy["temperature"] == 0
     assert voted["messages"] == [{"role": "user", "content": "0+1?"}]
     assert voter.headers[0]["authorization"] == "Bearer secret"
+
+
+async def test_how_answers_are_read_is_asked_of_the_vote_and_of_the_greedy_reply(tmp_path):
+    voter = Voter()
+    async with voter.serving() as url:
+        await collect(url, "tiny", ITEMS[:1], tmp_path / "out", answer="letter")
+    assert [body["its"]["answer"] for body in voter.bodies] == ["letter", "letter"]
+
+
+async def test_an_item_without_a_gold_answer_is_asked_like_any_other(tmp_path):
+    voter, out = Voter(), tmp_path / "out"
+    async with voter.serving() as url:
+        await collect(url, "tiny", [Item(id="0", query="0+1?")], out)
+    assert [row.gold for row in read_candidates(out)] == [None]
 
 
 async def test_seeds_depend_on_the_item_alone(tmp_path):
@@ -142,7 +158,8 @@ class TestGoingOn:
         assert out.read_bytes().count(b"\n") == 3
 
     @pytest.mark.parametrize(
-        "other", [{"n": 4}, {"strategy": "none"}, {"greedy": False}, {"seed": 1}, {"model": "big"}]
+        "other",
+        [{"n": 4}, {"strategy": "none"}, {"answer": "number"}, {"greedy": False}, {"seed": 1}, {"model": "big"}],
     )
     async def test_rows_asked_in_another_way_are_not_mixed(self, tmp_path, other):
         voter, out = Voter(), tmp_path / "candidates.jsonl"
@@ -150,6 +167,24 @@ class TestGoingOn:
             await collect(url, "tiny", ITEMS[:1], out)
             with pytest.raises(ConfigError, match="asked in another way"):
                 await collect(**{"base_url": url, "model": "tiny", "items": ITEMS, "out": out, **other})
+
+    @pytest.mark.parametrize("changed", [{"query": "0+1 again?"}, {"gold": "9"}, {"gold": None}])
+    async def test_an_item_that_reads_differently_now_is_not_taken_for_the_same(self, tmp_path, changed):
+        voter, out = Voter(), tmp_path / "candidates.jsonl"
+        async with voter.serving() as url:
+            await collect(url, "tiny", ITEMS[:1], out)
+            with pytest.raises(ConfigError, match="item 0 has another query or gold answer there"):
+                await collect(url, "tiny", [ITEMS[0].model_copy(update=changed)], out)
+
+    async def test_rows_of_another_checkpoint_behind_the_same_name_are_not_mixed(self, tmp_path):
+        voter, out = Voter(), tmp_path / "candidates.jsonl"
+        async with voter.serving() as url:
+            voter.pair_id = "a" * 64
+            await collect(url, "tiny", ITEMS[:1], out)
+            voter.pair_id = "b" * 64
+            with pytest.raises(ConfigError, match="holds rows of pair aaaaaaaa, tiny is now bbbbbbbb"):
+                await collect(url, "tiny", ITEMS, out)
+        assert [row.pair_id for row in read_candidates(out)] == ["a" * 64]
 
 
 class TestFailures:
