@@ -10,13 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from its_proxy.codesign import taxonomy
 from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.manifest import Personas, Side, recipe_of
 from its_proxy.codesign.personas import Pool, taxonomy_pool
-from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, rewrite
+from its_proxy.codesign.strategies import DEFAULT_TEMPLATE
 from its_training.demo.problems import Problem
 from its_training.demo.tokenizer import CHAT_TEMPLATE
+from its_training.prepare.arms import TEMPLATE_GENERATOR, Arm
+from its_training.prepare.layouts import Record
 
 ROWS_FILE, SIDECAR_FILE = "rows.jsonl", "dataset.json"
 
@@ -49,29 +50,15 @@ def side_of(strategy: str, seed: int) -> Side:
 
 def training_row(problem: Problem, side: Side, pool: Pool | None = None) -> dict[str, Any]:
     """One row: equal in all arms but for the user message and `persona`; template personas unless there is a pool."""
-    query = {"role": "user", "content": problem.query}
-    rewritten = rewrite(recipe_of(side, pool or taxonomy_pool()), [query], row_id=problem.id)
-    persona = rewritten.personas.get(0)
-    return {
-        "id": problem.id,
-        "messages": [*rewritten.messages, {"role": "assistant", "content": problem.solution}],
-        "query": problem.query,
-        "answer": problem.answer,
-        "persona": {
-            "strategy": side.strategy,
-            "text": persona.text if persona else None,
-            "domain": persona.domain if persona else None,
-            "target_domain": taxonomy.domain_of(problem.query),
-            "generator": _generator(side) if persona else None,
-            "seed": side.seed,
-        },
-        "source": {"dataset": "its-training word problems", "split": problem.split, "license": "apache-2.0"},
-    }
+    arm = Arm(side.strategy, side, recipe_of(side, pool or taxonomy_pool()), _generator(side))
+    record = Record(problem.id, problem.query, problem.solution, answer=problem.answer)
+    source = {"dataset": "its-training word problems", "split": problem.split, "license": "apache-2.0"}
+    return arm.row(record, problem.solution, source)
 
 
 def _generator(side: Side) -> str:
     is_pool = side.personas is not None and side.personas.source == "pool"
-    return f"pool {side.personas.file}" if is_pool and side.personas else f"template personas ({taxonomy.VERSION})"
+    return f"pool {side.personas.file}" if is_pool and side.personas else TEMPLATE_GENERATOR
 
 
 def prepare(problems: Sequence[Problem], side: Side, folder: Path, pool: Pool | None = None) -> Dataset:

@@ -15,6 +15,8 @@ from its_proxy.codesign.personas import Pool, taxonomy_pool
 from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, Recipe, rewrite, strategy_named
 from its_training.prepare.layouts import Record
 
+TEMPLATE_GENERATOR = f"template personas ({taxonomy.VERSION})"
+
 
 @dataclass(frozen=True, slots=True)
 class PersonaSource:
@@ -29,7 +31,7 @@ class PersonaSource:
     def generator(self) -> str:
         """What a row says of its persona."""
         if self.personas.source == "taxonomy":
-            return f"template personas ({taxonomy.VERSION})"
+            return TEMPLATE_GENERATOR
         written_by = self.personas.written_by
         return f"llm/{written_by.model}" if written_by is not None else f"pool {self.personas.file}"
 
@@ -57,7 +59,7 @@ class Arm:
     side: Side
     recipe: Recipe
     generator: str
-    longest_addition: int
+    longest_addition: int = 0
     """Bytes that it adds to a query, at most."""
 
     def row(self, record: Record, completion: str, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ class Arm:
                 "generator": self.generator if persona else None,
                 "seed": self.side.seed,
             },
-            "source": {**source, "row": record.row},
+            "source": dict(source),
         }
 
 

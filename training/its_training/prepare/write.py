@@ -42,7 +42,7 @@ class Writer:
 
     def row(self, arm: Arm, record: Record, completion: str) -> dict[str, Any]:
         source = {key: value for key, value in self.source.items() if value is not None}
-        return arm.row(record, completion, source)
+        return arm.row(record, completion, {**source, "row": record.row})
 
     def count(self, arm: Arm, record: Record, completion: str) -> tuple[int, int]:
         assert self.counter is not None
