@@ -91,6 +91,17 @@ def test_a_checkpoint_that_another_tool_trained_gets_the_pair_of_its_arm(copy, t
     assert (provenance["base_model"], recorded.manifest.vote) == ("demo-none", None)
 
 
+def test_what_training_sealed_outweighs_what_the_data_say(copy, tmp_path):
+    folder, arm = copy("random", sealed=False), prepared(tmp_path / "data")
+    first = record(request(folder, arm=arm, n_probes=1)).manifest
+    document = json.loads((folder / "its.json").read_text())
+    document["provenance"]["licenses"] = {"dataset": "mit", "base": "apache-2.0"}
+    (folder / "its.json").write_text(json.dumps(document))
+    second = record(request(folder, arm=arm, n_probes=1)).manifest
+    assert second.pair_id == first.pair_id
+    assert second.provenance["licenses"] == {"dataset": "mit", "base": "apache-2.0"}
+
+
 def test_more_probes_are_taken_where_an_arm_cannot_be_told_apart(copy, tmp_path):
     """A sibling that is a copy of the checkpoint itself: no number of probes has power, and it is said so."""
     queries = tmp_path / "queries.txt"
@@ -163,6 +174,9 @@ def test_out_takes_the_manifest_alone_and_leaves_the_checkpoint_as_it_was(copy, 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {path.name for path in (tmp_path / "manifest").iterdir()} == {FILE_NAME, "its-personas.jsonl"}
     assert open_checkpoint(tmp_path / "manifest").pair_id == recorded.manifest.pair_id
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write .*file/x: Not a directory"):
+        record(request(folder, arm=arm, out=tmp_path / "file" / "x"))
     with pytest.raises(ConfigError, match="is a checkpoint itself"):
         record(request(folder, arm=arm, out=copy("none", "other")))
 

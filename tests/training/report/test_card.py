@@ -56,6 +56,7 @@ def test_what_is_no_hub_id_and_no_known_license_is_not_passed_for_one(checkpoint
     front = front_of(card(checkpoint))
     assert (front["license"], front["license_name"]) == ("other", "Our Terms 2")
     assert "base_model" not in front
+    assert "| base | base |" in card(checkpoint)
     edit(checkpoint, provenance={"licenses": {}})
     text = card(checkpoint)
     assert "license" not in front_of(text)
@@ -138,6 +139,11 @@ def test_a_derivative_says_that_its_origins_numbers_are_not_its_own(checkpoint):
     assert "0.0168 nats a token away over the probes; its numbers are not theirs." in text
 
 
+def test_a_folders_odd_name_becomes_one_that_a_shell_takes(tmp_path):
+    folder = Path(shutil.copytree(DEMO / "demo-none", tmp_path / "my model; rm"))
+    assert "vllm serve ./my-model-rm --served-model-name my-model-rm@" in card(folder)
+
+
 def test_how_to_serve_names_the_pair_and_an_adapters_base(checkpoint):
     pair = open_checkpoint(checkpoint).pair_id[:8]
     assert f"vllm serve ./demo-random --served-model-name demo-random@{pair}\n" in card(checkpoint)
@@ -169,6 +175,12 @@ def test_the_command_writes_the_card_or_prints_it(checkpoint, tmp_path):
     done = CliRunner().invoke(main, ["report", "--model-card", str(checkpoint)])
     assert (done.exit_code, done.stderr) == (0, f"wrote {checkpoint / 'README.md'}\n")
     assert (checkpoint / "README.md").read_text() == printed.stdout
+    named = CliRunner().invoke(
+        main, ["report", "--model-card", str(checkpoint), "--stdout", "--name", "qwen-7b-random"]
+    )
+    assert "vllm serve ./qwen-7b-random --served-model-name qwen-7b-random@" in named.stdout
+    odd = CliRunner().invoke(main, ["report", "--model-card", str(checkpoint), "--name", "$(x)"])
+    assert (odd.exit_code, odd.stderr.count("\n")) == (1, 1)
     missing = CliRunner().invoke(main, ["report", "--model-card", str(tmp_path / "none")])
     assert (missing.exit_code, missing.stderr.count("\n")) == (1, 1)
     assert "is not a folder" in missing.stderr

@@ -48,7 +48,8 @@ def run(tmp_path):
     lines(folder / "data" / "dropped.jsonl", [{"id": "a", "step": "decontaminate", "reason": "8-gram of gsm8k-test"},
                                               {"id": "b", "step": "decontaminate", "reason": "8-gram of gsm8k-test"},
                                               {"id": "c", "step": "length", "reason": "9000 tokens"}])  # fmt: skip
-    sidecar = {"name": "goats", "seed": 7, "steps": [{"name": "deduplicate", "kept": 9, "dropped": 1}],
+    step = {"name": "deduplicate", "kept": 9, "dropped": 1, "says": "equal words"}
+    sidecar = {"name": "goats", "seed": 7, "steps": [step],
                "arms": {"random": {"rows": 9, "sha256": "5" * 64, "ids_sha256": "6" * 64}}}  # fmt: skip
     (folder / "data" / "dataset.json").write_text(json.dumps(sidecar))
     (folder / "recipe.yaml").write_text("name: goats\nlabel: ours\noptimizer: {learning_rate: 0.001, epochs: 3}\n")
@@ -72,7 +73,7 @@ def test_scores_are_those_of_the_candidates_file(run):
 
 def test_steps_drops_settings_and_losses_are_those_of_the_files(run):
     text = page(gather([run]))
-    assert cells_of(text, "deduplicate") == ["deduplicate", "9", "1"]
+    assert cells_of(text, "deduplicate") == ["deduplicate", "9", "1", "equal words"]
     assert cells_of(text, "decontaminate")[1:] == ["8-gram of gsm8k-test", "2"]
     assert "Dropped rows of `run/data/dropped.jsonl`: 3" in text
     assert cells_of(text, "optimizer.learning_rate")[1] == "0.001"

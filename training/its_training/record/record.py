@@ -55,8 +55,8 @@ def record(request: Request, show: Show = quietly) -> Recorded:
     evaluation = _evaluation(manifest, request.measurements) or manifest.evaluation
     probes, power, remarks, source = _probes(request, checkpoint, show)
     provenance = {
-        **manifest.provenance,
         **(request.arm.provenance() if request.arm is not None else {}),
+        **manifest.provenance,  # what was sealed in training knows better
         "base_model": manifest.provenance.get("base_model", _name(request.base)),
         "weights_sha256": _digests(request.checkpoint),
         "versions": manifest.provenance.get("versions", versions()),

@@ -5,6 +5,7 @@
 Every number is the manifest's own; whatever stands outside the markers is left as it is.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +19,14 @@ from its_training.report.front_matter import joined, split, with_facts
 from its_training.report.prompts import personas_in_words
 from its_training.report.table import cell, percent, plain, table
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 BEGIN, END = "<!-- its-proxy: begin -->", "<!-- its-proxy: end -->"
 
 
-def write_card(folder: Path) -> Path:
+def write_card(folder: Path, name: str | None = None) -> Path:
     """Puts the section into the checkpoint's README.md, whole or not at all. Raises ConfigError."""
     path = folder / "README.md"
-    data = card(folder).encode()
+    data = card(folder, name).encode()
     try:
         replace_file(path, data)
     except OSError as error:
@@ -32,15 +34,19 @@ def write_card(folder: Path) -> Path:
     return path
 
 
-def card(folder: Path) -> str:
-    """The README.md as it should be: front matter, section, and all that was there. Raises the ManifestError family."""
+def card(folder: Path, name: str | None = None) -> str:
+    """The README.md as it should be: front matter, section, and all that was there. Raises the ManifestError family.
+
+    `name` is the checkpoint's, by default its folder's.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise ConfigError(f"--name {name}: letters, digits, '.', '_' and '-' are meant", hint="it becomes a folder's")
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", hint="a checkpoint with its its.json is meant")
     manifest = open_checkpoint(folder, allow_one_sided=True).manifest
     front, body = split(_readme(folder))
     is_adapter = (folder / "adapter_config.json").is_file()
-    # By its whole path: `.` has no name of its own.
-    name = folder.resolve().name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name) if name is None else name
     section = f"{BEGIN}\n{section_of(manifest, name, is_adapter=is_adapter)}\n{END}"
     return joined(with_facts(front, manifest, is_adapter=is_adapter), _inserted(body, section, name))
 
@@ -89,8 +95,7 @@ def _serving(manifest: Manifest, name: str, is_adapter: bool) -> Iterator[str]:
     yield "```sh"
     served_name = f"{name}@{manifest.pair_id[:8]}"
     if is_adapter:
-        base = plain(manifest.provenance.get("base_model", "BASE"))
-        yield f"vllm serve {shlex.quote(base)} --enable-lora --lora-modules {served_name}=./{name}"
+        yield f"vllm serve {shlex.quote(_base(manifest))} --enable-lora --lora-modules {served_name}=./{name}"
     else:
         yield f"vllm serve ./{name} --served-model-name {served_name}"
     yield f"its-proxy serve --upstream http://127.0.0.1:8000/v1 --checkpoint ./{name} --model {name} \\"
@@ -107,13 +112,19 @@ def _pair_table(manifest: Manifest) -> str:
         ["personas", personas_in_words(pair.serve_with)],
         ["system prompt", "none" if pair.serve_with.system_prompt is None else pair.serve_with.system_prompt],
         ["vote", "no advice" if manifest.vote is None else _vote(manifest)],
-        ["base", plain(provenance.get("base_model", "not recorded"))],
+        ["base", _base(manifest)],
         ["licenses", _licenses(manifest)],
     ]
     recipe = provenance.get("recipe")
     if isinstance(recipe, dict) and {"name", "label"} <= recipe.keys():
         rows.append(["recipe", f"{plain(recipe['name'])} ({plain(recipe['label'])})"])
     return table(["", "as recorded"], rows)
+
+
+def _base(manifest: Manifest) -> str:
+    """Of a folder its name alone: a card is read elsewhere."""
+    base = plain(manifest.provenance.get("base_model", "not recorded"))
+    return Path(base).name if Path(base).is_absolute() else base
 
 
 def _licenses(manifest: Manifest) -> str:

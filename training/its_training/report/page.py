@@ -124,12 +124,15 @@ def _data(found: Found) -> Iterator[str]:
         steps, arms = content.pop("steps", None), content.pop("arms", None)
         yield f"Data set `{sidecar.file.label}`:\n\n" + _flat_table(content)
         if isinstance(steps, list) and steps:
-            counts = [[plain(step.get(key, MISSING)) for key in ("name", "kept", "dropped")] for step in steps]
-            yield table(["step", "kept", "dropped"], counts)
+            yield table(["step", "kept", "dropped", "what"], [_step_row(step) for step in steps])
         if isinstance(arms, dict) and arms:
             yield table(["arm", "rows", "sha256", "ids_sha256"], [_arm_row(name, arm) for name, arm in arms.items()])
     for dropped in found.dropped:
         yield _dropped_table(dropped)
+
+
+def _step_row(step: Mapping[str, Any]) -> list[str]:
+    return [*(plain(step.get(key, MISSING)) for key in ("name", "kept", "dropped")), plain(step.get("says", ""))]
 
 
 def _arm_row(name: str, arm: Mapping[str, Any]) -> list[str]:
