@@ -175,7 +175,7 @@ def test_out_takes_the_manifest_alone_and_leaves_the_checkpoint_as_it_was(copy, 
     assert {path.name for path in (tmp_path / "manifest").iterdir()} == {FILE_NAME, "its-personas.jsonl"}
     assert open_checkpoint(tmp_path / "manifest").pair_id == recorded.manifest.pair_id
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot write .*file/x: Not a directory"):
+    with pytest.raises(ConfigError, match=r"cannot write .*file/x: Not a directory"):
         record(request(folder, arm=arm, out=tmp_path / "file" / "x"))
     with pytest.raises(ConfigError, match="is a checkpoint itself"):
         record(request(folder, arm=arm, out=copy("none", "other")))
