@@ -82,8 +82,17 @@ def show_dry_runs(done: "Sequence[DryRun]", console: Console) -> None:
         table.add_row(one.recipe, str(len(one.losses)), said, f"{one.seconds:.1f}", one.failure or "passed")
     console.print(table, highlight=False)
     for one in done:
-        changed = ", ".join(f"{key} {before} -> {after}" for key, before, after in one.overridden)
-        console.print(f"{one.recipe} overrode: {changed}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"\n{one.recipe}, overridden:", highlight=False, markup=False)
+        for section, changes in _by_section(one).items():
+            console.print(f"  {section}: {'; '.join(changes)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _by_section(one: "DryRun") -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    for key, before, after in one.overridden:
+        section, _, name = key.partition(".")
+        sections.setdefault(section, []).append(f"{name} {before} -> {after}".lstrip())
+    return sections
 
 
 def _n(things: Sequence[object], name: str) -> str:
