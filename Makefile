@@ -3,7 +3,8 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm check fix demo results results-vllm torture-vllm fleet-vllm schema clean
+.PHONY: help environment serve test test-vllm test-eval check fix demo grid results results-prepare results-writer \
+	results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -25,6 +26,12 @@ test-vllm: environment ## its-proxy before a real vLLM on this machine's CPU; IT
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	ITS_VLLM="$$said" .venv/bin/python -m pytest tests/real_vllm $(ARGS)
 
+test-eval: environment ## the inspect-ai task, run by a real inspect before its-proxy; ITS_REQUIRE_EVAL=1: never skipped
+	@said=$$($(PYTHON) deploy/eval_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_EVAL" != 1 ]; then echo "SKIPPED: inspect-ai tests: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	ITS_EVAL="$$said" .venv/bin/python -m pytest tests/real_inspect $(ARGS)
+
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/python -m pytest -q tests/test_arrows.py
@@ -34,6 +41,19 @@ fix: environment ## what ruff can repair by itself
 
 demo: environment ## train the demo checkpoints anew (its-train demo)
 	@.venv/bin/its-train demo $(ARGS)
+
+GRID ?= grid-run
+grid: environment ## every demo arm asked every way, hours on two cores, into docs/results/grid-*.md; GRID=folder goes on
+	@for base in seen unseen; do \
+	  .venv/bin/its-train grid run training/grids/demo-$$base.yaml --out $(GRID)/$$base && \
+	  .venv/bin/its-train grid report $(GRID)/$$base --out docs/results/grid-demo-$$base.md || exit 1; \
+	done
+
+results-prepare: environment ## prepare real GSM8K rows (ITS_TEST_DATA), into docs/results/prepare-gsm8k.md
+	@.venv/bin/python benchmarks/prepare_gsm8k.py $(ARGS)
+
+results-writer: environment ## 1,000 personas from an endpoint that misbehaves, into docs/results/persona-writer.md
+	@.venv/bin/python -m benchmarks.persona_writer $(ARGS)
 
 results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into docs/results/demo-http.md
 	@.venv/bin/python benchmarks/demo_cells.py $(ARGS)

@@ -58,7 +58,7 @@ def test_serving_installs_light(base: set[str]) -> None:
 
 
 def test_the_extras_are_those_that_this_version_offers(pyproject: dict) -> None:
-    assert set(pyproject["project"]["optional-dependencies"]) == {"embedded", "train", "client", "hub"}
+    assert set(pyproject["project"]["optional-dependencies"]) == {"embedded", "train", "client", "eval", "hub"}
 
 
 def test_without_extras_every_module_imports_but_the_client(base: set[str]) -> None:
