@@ -33,13 +33,15 @@ CHAT_TOKENS = ("<|im_end|><|im_start|>system", " [INST] ", " </s>", "<\uff5cUser
 
 @dataclass
 class CrookedWriter:
-    """`answers` are the right answers by query, for it to leak. `refuses_formats`: how many of the three it refuses."""
+    """`answers` are the right answers by query, for it to leak. `refuses_formats`: how many of the three it refuses;
+    `breaks_on`: a query that it never takes."""
 
     seed: int
     answers: Mapping[str, str]
     honest_share: float = 0.4
     refuses_formats: int = 0
     delay_s: float = 0.0
+    breaks_on: str | None = None
     url: str = ""
     n_requests: int = 0
     n_finished: int = 0
@@ -55,6 +57,8 @@ class CrookedWriter:
         if format_asked < self.refuses_formats:
             self.n_format_refused += 1
             return web.json_response({"error": {"message": "response_format is not supported"}}, status=400)
+        if self.breaks_on is not None and self.breaks_on in body["messages"][1]["content"]:
+            return web.Response(status=400, text="filtered")
         random = Random(f"{self.seed} {self.n_requests}")
         self.n_requests += 1
         self.bodies.append(body)
@@ -166,7 +170,8 @@ async def crooked_writer(
     writer = CrookedWriter(seed, answers or {}, **more)
     app = web.Application()
     app.router.add_post("/v1/chat/completions", writer.handle)
-    runner = web.AppRunner(app, access_log=None)
+    # A caller that is gone takes its request along, as on a real server.
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

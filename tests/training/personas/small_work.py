@@ -1,12 +1,14 @@
 """A small world for the tests of the persona writer: queries with answers, and one call that writes for them."""
 
 import json
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from its_training.personas.endpoints import Endpoints
-from its_training.personas.ledger import open_ledger
+from its_training.personas.ledger import FILE_NAME, open_ledger
 from its_training.personas.prompts import packaged_prompts
 from its_training.personas.tasks import PER_QUERY, Query, tasks_per_query
 from its_training.personas.write import Writer, write
@@ -38,6 +40,12 @@ def write_file(path: Path, some: Sequence[Query]) -> Path:
     return path
 
 
+def select(work: Path, query: str) -> list[Any]:
+    """What SQLite itself says of a ledger."""
+    with closing(sqlite3.connect(work / FILE_NAME)) as connection:
+        return list(connection.execute(query))
+
+
 async def write_all(
     work: Path,
     urls: Sequence[str],
@@ -53,4 +61,7 @@ async def write_all(
     work.mkdir(exist_ok=True)
     with open_ledger(work, create=True) as ledger:
         async with Endpoints(urls, key=None, timeout_s=timeout_s, max_failures=max_failures) as endpoints:
-            return await write(writer, tasks_per_query(iter(some), strategies, 7), endpoints, ledger, **more)
+            tasks = tasks_per_query(iter(some), strategies, 7)
+            ran = await write(writer, tasks, endpoints, ledger, **more)
+    assert ran.n_lost == 0
+    return ran.n_calls

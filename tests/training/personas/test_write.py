@@ -11,7 +11,7 @@ from its_training.personas.ledger import open_ledger
 from tests.scripted import Say, scripted_upstream
 from tests.training.personas.crooked_writer import DISHONEST, crooked_writer
 from tests.training.personas.independent import complaint
-from tests.training.personas.small_work import answers, queries, write_all
+from tests.training.personas.small_work import answers, queries, select, write_all
 
 GOOD = json.dumps({"persona": "A patient cook who tastes everything twice and never hurries.", "domain": "cooking"})
 
@@ -43,17 +43,14 @@ async def test_the_independent_checker_objects_to_what_was_refused(tmp_path: Pat
     async with crooked_writer(2, answers(some), honest_share=0.0) as server:
         await write_all(tmp_path, [server.url], some, strategies=["similar"], n_asks=2, max_failures=1000)
     by_reason: dict[str, list[str | None]] = {}
-    with open_ledger(tmp_path) as ledger:
-        assert not list(ledger.accepted())
-        rows = ledger._all("SELECT reply, reason, strategy, domain, query FROM calls")
-        for reply, reason, strategy, domain, query in rows:
-            try:
-                text = json.loads(reply)["persona"]
-            except (ValueError, TypeError):
-                continue  # its reader would have none to look at either
-            if reason not in ("truncated", "not JSON") and len(reply) < 4_000:
-                said = complaint(text, strategy, domain, query, answers(some)[query])
-                by_reason.setdefault(reason, []).append(said)
+    assert not select(tmp_path, "SELECT 1 FROM calls WHERE persona IS NOT NULL")
+    for reply, reason, domain, query in select(tmp_path, "SELECT reply, reason, domain, query FROM calls"):
+        try:
+            text = json.loads(reply)["persona"]
+        except (ValueError, TypeError):
+            continue  # its reader would have none to look at either
+        if reason not in ("truncated", "not JSON"):
+            by_reason.setdefault(reason, []).append(complaint(text, "similar", domain, query, answers(some)[query]))
     # A wrong label stands beside the text, where this checker does not look.
     objections = {reason: all(said) for reason, said in by_reason.items() if reason != "wrong domain"}
     assert len(objections) >= 7
@@ -165,7 +162,7 @@ async def test_two_writers_on_one_ledger_do_not_harm_it(tmp_path: Path) -> None:
         await asyncio.gather(*(write_all(tmp_path, [server.url], some) for _ in range(2)))
     with open_ledger(tmp_path) as ledger:
         assert len(list(ledger.accepted())) + len(list(ledger.unwritten())) == 60
-        assert list(ledger._all("PRAGMA integrity_check")) == [("ok",)]
+    assert select(tmp_path, "PRAGMA integrity_check") == [("ok",)]
 
 
 async def test_random_does_not_show_the_query_and_the_others_do(tmp_path: Path) -> None:

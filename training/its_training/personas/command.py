@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from rich.console import Console
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.seal import replace_file
 from its_training.files import check_writable
+from its_training.personas.endpoints import Endpoints
+from its_training.personas.freeze import POOL_FILE, keep_prompts
+from its_training.personas.freeze import freeze as freeze_ledger
 from its_training.personas.ledger import Ledger, Totals, open_ledger
+from its_training.personas.prompts import packaged_prompts
 from its_training.personas.tasks import (
     N_DOMAINS,
     PER_QUERY,
@@ -23,11 +28,41 @@ from its_training.personas.tasks import (
     tasks_per_domain,
     tasks_per_query,
 )
-from its_training.personas.write import Writer
+from its_training.personas.write import Ran, Writer
+from its_training.personas.write import write as write_all
 from its_training.progress import Stages
 
 UNWRITTEN_FILE = "unwritten.jsonl"
 _PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `write` was given on the command line."""
+
+    dataset: Path | None
+    queries: Path | None
+    strategies: tuple[str, ...]
+    per_domain: int | None
+    endpoints: tuple[str, ...]
+    model: str
+    key_env: str | None
+    out: Path
+    seed: int
+    temperature: float
+    top_p: float | None
+    max_tokens: int
+    concurrency: int
+    asks: int
+    timeout_s: float
+    failures: int
+    price_in: float | None
+    price_out: float | None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        top_p = {} if self.top_p is None else {"top_p": self.top_p}
+        return {"temperature": self.temperature, **top_p, "max_tokens": self.max_tokens}
 
 
 @click.group()
@@ -54,44 +89,40 @@ def command() -> None:
 @click.option("--failures", type=click.IntRange(min=0), default=100, help="Failed calls borne; two successes pay one.")
 @click.option("--price-in", type=click.FloatRange(min=0), help="Of a million prompt tokens, to add up the cost.")
 @click.option("--price-out", type=click.FloatRange(min=0), help="Of a million completion tokens.")
-def write(**options: Any) -> None:
+def write(**given: Any) -> None:
     """Have a language model write personas; every reply is checked, refused ones are asked for again."""
+    options = Options(**given)
     tasks, n_tasks = _tasks(options)
-    key = _key(options["key_env"])
-    folder: Path = options["out"]
-    check_writable(folder, "--out")
-    from its_training.personas.freeze import keep_prompts
-    from its_training.personas.prompts import packaged_prompts
-
-    sampling = {name: options[name] for name in ("temperature", "top_p", "max_tokens") if options[name] is not None}
-    writer = Writer(options["model"], sampling, packaged_prompts(), options["asks"])
-    keep_prompts(folder, writer.prompts)
+    key = _key(options.key_env)
+    check_writable(options.out, "--out")
+    writer = Writer(options.model, options.sampling, packaged_prompts(), options.asks)
+    keep_prompts(options.out, writer.prompts)
     console = _console()
-    with open_ledger(folder, create=True) as ledger:
-        n_calls = asyncio.run(_write(writer, tasks, n_tasks, ledger, key, options, console))
-        _list_unwritten(ledger, folder / UNWRITTEN_FILE)
+    with open_ledger(options.out, create=True) as ledger:
+        ran = asyncio.run(_write(writer, tasks, n_tasks, ledger, key, options, console))
+        _list_unwritten(ledger, options.out / UNWRITTEN_FILE)
         totals = ledger.totals()
-    console.print(f"{n_tasks} tasks, {n_calls} calls now; in {folder} altogether:")
-    _print_totals(console, totals, options["price_in"], options["price_out"])
-    if totals.n_unwritten:
-        console.print(f"{totals.n_unwritten} without a persona, listed in {folder / UNWRITTEN_FILE}; --asks asks more")
+    console.print(f"{n_tasks} tasks, {ran.n_calls} calls now; in {options.out} altogether:")
+    _print_totals(console, totals, options)
+    if ran.n_lost:
+        raise ConfigError(f"{ran.n_lost} tasks got no reply at all", hint="the same command tries them again")
 
 
-def _tasks(options: dict[str, Any]) -> tuple[Iterator[Task], int]:
-    """The tasks, read as they are needed, and how many they are; the files are read through once before any call."""
-    sources = [options[name] for name in ("dataset", "queries", "per_domain") if options[name] is not None]
+def _tasks(options: Options) -> tuple[Iterator[Task], int]:
+    """The tasks, read as they are needed, and how many they are; a file is read through once before any call."""
+    sources = [source for source in (options.dataset, options.queries, options.per_domain) if source is not None]
     if len(sources) != 1:
         raise ConfigError("one of --dataset, --queries and --per-domain is needed", hint="what to write personas for")
-    if options["per_domain"] is not None:
-        if options["strategies"]:
+    if options.per_domain is not None:
+        if options.strategies:
             raise ConfigError("--strategy does not go with --per-domain", hint="its personas serve every strategy")
-        return tasks_per_domain(options["per_domain"], options["seed"]), options["per_domain"] * N_DOMAINS
-    file = queries_file(sources[0])
-    strategies = tuple(dict.fromkeys(options["strategies"])) or ("similar",)
+        return tasks_per_domain(options.per_domain, options.seed), options.per_domain * N_DOMAINS
+    file = queries_file(options.dataset or options.queries or Path())
+    strategies = tuple(dict.fromkeys(options.strategies)) or ("similar",)
     n_queries = sum(1 for _ in read_queries(file))
     if n_queries == 0:
         raise ConfigError(f"{file} holds no queries", hint="JSON lines with id and query")
-    return tasks_per_query(read_queries(file), strategies, options["seed"]), n_queries * len(strategies)
+    return tasks_per_query(read_queries(file), strategies, options.seed), n_queries * len(strategies)
 
 
 def _key(variable: str | None) -> str | None:
@@ -108,13 +139,9 @@ async def _write(
     n_tasks: int,
     ledger: Ledger,
     key: str | None,
-    options: dict[str, Any],
+    options: Options,
     console: Console,
-) -> int:
-    from its_training.personas.endpoints import Endpoints
-    from its_training.personas.write import write as write_all
-
-    asked = Endpoints(options["endpoints"], key=key, timeout_s=options["timeout_s"], max_failures=options["failures"])
+) -> Ran:
     n_done = 0
     with Stages(console).show(f"personas by {writer.model}") as advance:
 
@@ -123,10 +150,9 @@ async def _write(
             n_done += 1
             advance(n_done, n_tasks)
 
+        asked = Endpoints(options.endpoints, key=key, timeout_s=options.timeout_s, max_failures=options.failures)
         async with asked as endpoints:
-            return await write_all(
-                writer, tasks, endpoints, ledger, concurrency=options["concurrency"], advance=one_more
-            )
+            return await write_all(writer, tasks, endpoints, ledger, concurrency=options.concurrency, advance=one_more)
 
 
 def _list_unwritten(ledger: Ledger, path: Path) -> None:
@@ -135,18 +161,22 @@ def _list_unwritten(ledger: Ledger, path: Path) -> None:
     replace_file(path, "".join(rows).encode())
 
 
-def _print_totals(console: Console, totals: Totals, price_in: float | None, price_out: float | None) -> None:
+def _print_totals(console: Console, totals: Totals, options: Options) -> None:
     console.print(f"  {totals.n_calls} calls, {totals.n_again} of them re-asks; {totals.n_accepted} personas accepted")
     if totals.rejected:
         console.print("  refused: " + ", ".join(f"{reason} {n}" for reason, n in totals.rejected.items()))
     console.print(f"  {totals.prompt_tokens} prompt tokens, {totals.completion_tokens} completion tokens")
-    if price_in is not None or price_out is not None:
-        cost = (totals.prompt_tokens * (price_in or 0) + totals.completion_tokens * (price_out or 0)) / 1e6
-        console.print(f"  cost: {cost:.4f}, at {price_in or 0} in and {price_out or 0} out a million")
+    if options.price_in is not None or options.price_out is not None:
+        price_in, price_out = options.price_in or 0.0, options.price_out or 0.0
+        cost = (totals.prompt_tokens * price_in + totals.completion_tokens * price_out) / 1e6
+        console.print(f"  cost: {cost:.4f}, at {price_in} in and {price_out} out a million")
     if totals.models:
         console.print(f"  model as reported: {', '.join(totals.models)}")
     if totals.fingerprints:
         console.print(f"  system_fingerprint: {', '.join(totals.fingerprints)}")
+    if totals.n_unwritten:
+        where = options.out / UNWRITTEN_FILE
+        console.print(f"  {totals.n_unwritten} without a persona, listed in {where}; a larger --asks goes on with them")
 
 
 @command.command()
@@ -156,9 +186,6 @@ def _print_totals(console: Console, totals: Totals, price_in: float | None, pric
 @click.option("--allow-missing", is_flag=True, help="Also where domains have none: a pool for random alone.")
 def freeze(work: Path, out: Path, model: str | None, allow_missing: bool) -> None:
     """Freeze the accepted personas of WORK into a pool that its-train prepare takes."""
-    from its_training.personas.freeze import POOL_FILE
-    from its_training.personas.freeze import freeze as freeze_ledger
-
     with open_ledger(work) as ledger:
         frozen = freeze_ledger(ledger, work, out, model=model, allow_missing=allow_missing)
     console = _console()

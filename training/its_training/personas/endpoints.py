@@ -21,6 +21,8 @@ from its_proxy.upstreams.http import HttpUpstream
 FORMATS = ("json_schema", "json_object", "plain")
 """From the strictest; an endpoint that refuses one is asked in the next."""
 FIRST_WAIT_S, MAX_WAIT_S = 0.25, 60.0
+MOST_BROKEN = 8
+"""Tries of one call: some queries always break (an upstream's filter, a context too long), and must not end a run."""
 
 
 class Failures:
@@ -74,8 +76,12 @@ class Endpoints:
         await self._stack.aclose()
 
     async def ask(self, body: Mapping[str, Any], schema: Mapping[str, Any], request_id: str) -> Mapping[str, Any]:
-        """One completion, from whichever endpoint gives it. Raises ConfigError where none ever will."""
-        while True:
+        """One completion, from whichever endpoint gives it.
+
+        Raises ConfigError where none ever will, and UpstreamError for a call that breaks each time it is tried.
+        """
+        n_broken = 0
+        while n_broken < MOST_BROKEN:
             endpoint = await self._ready()
             endpoint.n_in_flight += 1
             format_tried = endpoint.format
@@ -84,17 +90,19 @@ class Endpoints:
                     sent = {**body, **_response_format(FORMATS[format_tried], schema)}
                     completion = await endpoint.upstream.complete(sent, request_id)
             except TimeoutError:
-                self._failed(endpoint, UpstreamTimeout(f"upstream {endpoint.upstream.name} took too long"))
+                broken = UpstreamTimeout(f"upstream {endpoint.upstream.name} took too long")
+                n_broken += self._failed(endpoint, broken)
             except UpstreamRejected as error:
-                self._rejected(endpoint, format_tried, error)
+                n_broken += self._rejected(endpoint, format_tried, error)
             except UpstreamError as error:
-                self._failed(endpoint, error)
+                n_broken += self._failed(endpoint, error)
             else:
                 endpoint.n_failures = 0
                 self._failures.succeeded()
                 return completion
             finally:
                 endpoint.n_in_flight -= 1
+        raise UpstreamError(f"a call broke {n_broken} times", hint="others may be well: it is this one's words")
 
     async def _ready(self) -> _Endpoint:
         """The endpoint with the fewest calls in flight of those that may be asked now; waits for the first one."""
@@ -105,10 +113,12 @@ class Endpoints:
                 return min(ready, key=lambda endpoint: endpoint.n_in_flight)
             await asyncio.sleep(max(0.01, min(endpoint.not_before for endpoint in self._endpoints) - now()))
 
-    def _failed(self, endpoint: _Endpoint, error: UpstreamError) -> None:
+    def _failed(self, endpoint: _Endpoint, error: UpstreamError) -> bool:
+        """Makes the endpoint wait where it must; whether the call itself may be what breaks."""
         self._failures.failed(error)
-        if not isinstance(error, UpstreamBusy | UpstreamUnreachable | UpstreamTimeout):
-            return  # a reply that broke: the endpoint may be asked again at once
+        may_be_the_call = not isinstance(error, UpstreamBusy | UpstreamUnreachable)
+        if may_be_the_call and not isinstance(error, UpstreamTimeout):
+            return True  # a reply that broke: the endpoint may be asked again at once
         endpoint.n_failures += 1
         wait_s = error.retry_after_s if isinstance(error, UpstreamBusy) else None
         if wait_s is None:
@@ -116,15 +126,16 @@ class Endpoints:
         # Jitter, so that the calls which failed together do not come back together.
         wait_s = min(MAX_WAIT_S, wait_s * self._random.uniform(1.0, 1.5))
         endpoint.not_before = max(endpoint.not_before, asyncio.get_running_loop().time() + wait_s)
+        return may_be_the_call
 
-    def _rejected(self, endpoint: _Endpoint, format_tried: int, error: UpstreamRejected) -> None:
+    def _rejected(self, endpoint: _Endpoint, format_tried: int, error: UpstreamRejected) -> bool:
         """A refused `response_format` is a step down; a wrong key or name will not get better by asking."""
         if error.status in (400, 422) and format_tried < len(FORMATS) - 1:
             endpoint.format = max(endpoint.format, format_tried + 1)
-        elif error.status in (401, 403, 404):
+            return False
+        if error.status in (401, 403, 404):
             raise ConfigError(error.message, hint="check --endpoint (it ends in /v1), --model and --key-env") from None
-        else:
-            self._failed(endpoint, error)
+        return self._failed(endpoint, error)
 
 
 def _response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

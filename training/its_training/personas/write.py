@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from its_proxy.codesign.errors import ItsError
+from its_proxy.codesign.errors import ItsError, UpstreamError
 from its_proxy.codesign.persona_checks import Reason, Rejection, judge
 from its_proxy.codesign.personas import Persona
 from its_training.personas.endpoints import Endpoints
@@ -33,6 +33,13 @@ class Writer:
         return {"model": self.model, "prompts_sha256": self.prompts.sha256, "sampling": dict(self.sampling)}
 
 
+class Ran(NamedTuple):
+    """What a run took. `n_lost` tasks got no reply, however often they were tried; the next run tries them again."""
+
+    n_calls: int
+    n_lost: int
+
+
 async def write(
     writer: Writer,
     tasks: Iterator[Task],
@@ -41,8 +48,8 @@ async def write(
     *,
     concurrency: int = 16,
     advance: Callable[[], None] = lambda: None,
-) -> int:
-    """Works all tasks off that the ledger does not hold; returns how many calls that took.
+) -> Ran:
+    """Works all tasks off that the ledger does not hold.
 
     Tasks are read as they are needed, so their number costs no memory. Raises ConfigError where the endpoints fail.
     """
@@ -61,13 +68,14 @@ async def write(
     except* ItsError as errors:
         first = errors.exceptions[0]
     else:
-        return run.n_calls
+        return Ran(run.n_calls, run.n_lost)
     raise first
 
 
 class _Run:
     def __init__(self, writer: Writer, endpoints: Endpoints, ledger: Ledger) -> None:
         self.n_calls = 0
+        self.n_lost = 0
         self._writer = writer
         self._endpoints = endpoints
         self._ledger = ledger
@@ -89,6 +97,8 @@ class _Run:
                 self._ledger.add(task, key, self._writer.settings, call)
                 # Read again: another process may have made the same call first, and the ledger then holds its reply.
                 calls = self._ledger.calls(key)
+        except UpstreamError:
+            self.n_lost += 1
         finally:
             self._in_flight.discard(key)
 
