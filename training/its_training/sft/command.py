@@ -50,7 +50,7 @@ def command(
     """Fine-tunes the arms of a recipe; the manifest goes into every saved checkpoint.
 
     A run that was stopped goes on with the same command, to the same weights. In several processes:
-    torchrun --nproc-per-node N $(which its-train) sft RECIPE.yaml, or accelerate launch with a file of
+    torchrun --standalone --nproc-per-node N $(which its-train) sft RECIPE.yaml, or accelerate launch with a file of
     training/distributed.
     """
     processes = launched()

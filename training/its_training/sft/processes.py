@@ -8,7 +8,7 @@ from its_training.recipe import Compute
 
 LAUNCH = {
     "none": "its-train sft RECIPE.yaml",
-    "ddp": "torchrun --nproc-per-node {n} $(which its-train) sft RECIPE.yaml",
+    "ddp": "torchrun --standalone --nproc-per-node {n} $(which its-train) sft RECIPE.yaml",
     "fsdp2": "accelerate launch --config_file training/distributed/fsdp2.yaml --num_processes {n} "
     "$(which its-train) sft RECIPE.yaml",
     "zero3": "accelerate launch --config_file training/distributed/zero3.yaml --num_processes {n} "
