@@ -24,18 +24,19 @@ def its_train(*arguments: object) -> Result:
     return CliRunner().invoke(main, list(map(str, arguments)))
 
 
-async def start(*arguments: object) -> asyncio.subprocess.Process:
-    """The command as a process of its own, so that it can be killed."""
+async def start(*arguments: object, first: str = "") -> asyncio.subprocess.Process:
+    """The command as a process of its own, so that it can be killed; `first` is Python that it runs before."""
+    code = f"{first}; from its_training.cli import main; main()".removeprefix("; ")
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from its_training.cli import main; main()", "personas", *map(str, arguments)),
+        *(sys.executable, "-c", code, "personas", *map(str, arguments)),
         env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'training'}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
 
 
-async def run(*arguments: object) -> tuple[int | None, str]:
-    process = await start(*arguments)
+async def run(*arguments: object, first: str = "") -> tuple[int | None, str]:
+    process = await start(*arguments, first=first)
     async with asyncio.timeout(60):
         out, _ = await process.communicate()
     return process.returncode, out.decode()
@@ -139,6 +140,21 @@ async def test_a_query_that_always_breaks_is_told_and_ends_no_run(tmp_path: Path
     assert code == 1
     assert "5 personas accepted" in out
     assert "Error: 1 tasks got no reply at all (the same command tries them again)" in out
+
+
+async def test_a_full_disk_is_one_line_and_the_run_goes_on_when_it_is_not(tmp_path: Path) -> None:
+    file, full = write_file(tmp_path / "queries.jsonl", queries(60)), "(60_000, 60_000)"
+    async with crooked_writer(1, honest_share=1.0) as server:
+        arguments = ("write", "--queries", file, "--endpoint", server.url, "--model", "writer", "--out",
+                     tmp_path / "work")  # fmt: skip
+        # No file may grow beyond that, which SQLite sees as it sees a full disk.
+        code, out = await run(*arguments, first=f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, {full})")
+        assert code == 1
+        assert "is the disk full" in out
+        assert "Traceback" not in out
+        code, out = await run(*arguments)
+    assert code == 0
+    assert "60 personas accepted" in out
 
 
 def refused(*arguments: object) -> str:
