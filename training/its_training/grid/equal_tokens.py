@@ -7,11 +7,13 @@ the vote with one fewer and the vote with one more, weighted so that the cost is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import floor
 
 from its_proxy.candidates import Row
+from its_proxy.metrics import Metric, value
 from its_training.grid.cells import Grid
-from its_training.grid.values import Metric, tokens_of, values
+from its_training.grid.values import Measure, tokens_of, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +47,22 @@ def n_affordable(grid: Grid, way: Way, split: str, budget: float) -> float:
     return last + (budget - costs[last - 1]) / (costs[last] - costs[last - 1])
 
 
-_metrics: dict[tuple[str, float], Metric] = {}
-
-
-def majority_of(n: float) -> Metric:
-    """maj@n over the first candidates; between whole numbers, the weighted mean of the two next to n."""
-    return _metrics.setdefault(("majority", n), lambda row: _mixed(row, n))
-
-
-def _mixed(row: Row, n: float) -> float:
+@lru_cache(maxsize=256)
+def majority_of(n: float) -> Measure:
+    """maj@n; between whole numbers, the weighted mean of the two next to n."""
     low = floor(n)
     share = n - low
-    value = _right(row, low)
-    return value if share == 0 else (1 - share) * value + share * _right(row, low + 1)
+
+    def measure(row: Row) -> float:
+        fewer = value(row, Metric("maj", low))
+        return fewer if share == 0 else (1 - share) * fewer + share * value(row, Metric("maj", low + 1))
+
+    return measure
 
 
-def _right(row: Row, n: int) -> float:
-    return float(row.is_right(row.vote(row.candidates[:n]).answer))
-
-
-def _tokens(n: int) -> Metric:
-    return _metrics.setdefault(("tokens", n), lambda row: float(tokens_of(row, row.candidates[:n])))
+@lru_cache(maxsize=64)
+def _tokens(n: int) -> Measure:
+    return lambda row: float(tokens_of(row, row.candidates[:n]))
 
 
 def budget_of(grid: Grid, ways: Sequence[Way], split: str) -> float:

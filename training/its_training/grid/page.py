@@ -12,7 +12,7 @@ from its_training.grid.choose import Choice, recommend
 from its_training.grid.ensemble import EnsembleResult, ensemble
 from its_training.grid.equal_tokens import Way
 from its_training.grid.hierarchy import Measured, measured
-from its_training.grid.values import Metric, difference, greedy, majority, pass_at_1, tokens_of, values
+from its_training.grid.values import Measure, difference, greedy, majority, pass_at_1, tokens_of, values
 
 MEMBERS = ("similar", "dissimilar", "random")
 
@@ -26,12 +26,12 @@ class Table:
     cells: Mapping[Way, Measured]
 
 
-def table(grid: Grid, split: str, metric: Metric) -> Table:
+def table(grid: Grid, split: str, measure: Measure) -> Table:
     rows = tuple(name for name in (*grid.spec.arms, BASE) if any(cell.trained == name for cell in grid.cells))
     found = {}
     for row in rows:
         for column in grid.spec.asked:
-            if (measurements := values(grid, row, column, split, metric)) is not None:
+            if (measurements := values(grid, row, column, split, measure)) is not None:
                 found[Way(row, column)] = measured(measurements)
     if not found:
         raise ConfigError(f"no cell was measured on {split}", hint="its-train grid run goes on where it stopped")
@@ -91,8 +91,8 @@ def _how_to_read(grid: Grid) -> str:
 
 
 def _score_sections(grid: Grid) -> Iterator[str]:
-    for name, metric in ((f"maj@{grid.spec.vote.n}", majority), ("pass@1", pass_at_1), ("greedy", greedy)):
-        found = table(grid, "test", metric)
+    for name, measure in ((f"maj@{grid.spec.vote.n}", majority), ("pass@1", pass_at_1), ("greedy", greedy)):
+        found = table(grid, "test", measure)
         header = ["trained on", *(f"asked {column}" for column in found.columns)]
         lines = [[row, *(str(found.cells.get(Way(row, column), "")) for column in found.columns)] for row in found.rows]
         yield f"## {name}, test\n\n{markdown(header, lines)}"
@@ -179,15 +179,15 @@ def _mixed_section(grid: Grid) -> str:
 def _differences(grid: Grid, pairs: Sequence[tuple[str, Way, Way]]) -> str:
     lines = []
     for name, first, second in pairs:
-        found = [_difference(grid, first, second, metric) for metric in (pass_at_1, majority, greedy)]
+        found = [_difference(grid, first, second, measure) for measure in (pass_at_1, majority, greedy)]
         if any(found):
             lines.append([name, *(points(one) if one is not None else "not measured" for one in found)])
     return markdown(["paired difference, test", "pass@1", f"maj@{grid.spec.vote.n}", "greedy"], lines)
 
 
-def _difference(grid: Grid, first: Way, second: Way, metric: Metric) -> Measured | None:
-    one = values(grid, first.trained, first.asked, "test", metric)
-    other = values(grid, second.trained, second.asked, "test", metric)
+def _difference(grid: Grid, first: Way, second: Way, measure: Measure) -> Measured | None:
+    one = values(grid, first.trained, first.asked, "test", measure)
+    other = values(grid, second.trained, second.asked, "test", measure)
     return measured(difference(one, other)) if one is not None and other is not None else None
 
 

@@ -1,4 +1,4 @@
-"""What a cell is worth, item by item: arrays (training seeds, persona seeds, items) of one metric."""
+"""What a cell is worth, item by item: arrays (training seeds, persona seeds, items) of one measure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,28 +7,27 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from its_proxy.candidates import CandidateRow, Row
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.metrics import Metric, value
 from its_training.grid.cells import Cell, Grid
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-Metric: TypeAlias = Callable[[Row], float]
+Measure: TypeAlias = Callable[[Row], float]
+"""What one item is worth."""
 
 
 def pass_at_1(row: Row) -> float:
-    """The mean over the candidates."""
-    return row.share_right
+    return value(row, Metric("pass", 1))
 
 
 def majority(row: Row) -> float:
-    """Whether the vote over all candidates is right."""
-    return float(row.is_right(row.vote().answer))
+    """maj@n over all n candidates."""
+    return value(row, Metric("maj", len(row.candidates)))
 
 
 def greedy(row: Row) -> float:
-    if row.greedy is None:
-        raise ConfigError(f"item {row.id} was not asked greedily")
-    return float(row.is_right(row.greedy.read))
+    return value(row, Metric("greedy"))
 
 
 def tokens_of(row: Row, candidates: Sequence[CandidateRow]) -> int:
@@ -55,8 +54,8 @@ class Values:
         return replace(self, train_seeds=tuple(seeds), array=self.array[places])
 
 
-def values(grid: Grid, trained: str, asked: str, split: str, metric: Metric) -> Values | None:
-    """The metric over all seeds of one place in the table; None where nothing was measured there.
+def values(grid: Grid, trained: str, asked: str, split: str, measure: Measure) -> Values | None:
+    """The measure over all seeds of one place in the table; None where nothing was measured there.
 
     Only persona seeds that every training seed was asked with are taken, so that the array is whole.
     """
@@ -69,7 +68,7 @@ def values(grid: Grid, trained: str, asked: str, split: str, metric: Metric) -> 
     )
     if not persona_seeds:
         return None
-    return _array(grid, trained, asked, split, metric, train_seeds, persona_seeds)
+    return _array(grid, trained, asked, split, measure, train_seeds, persona_seeds)
 
 
 def _array(
@@ -77,14 +76,14 @@ def _array(
     trained: str,
     asked: str,
     split: str,
-    metric: Metric,
+    measure: Measure,
     train_seeds: tuple[int | None, ...],
     persona_seeds: tuple[int, ...],
 ) -> Values:
     import numpy
 
     cells = [[Cell(trained, asked, split, train, persona) for persona in persona_seeds] for train in train_seeds]
-    measured = [[_by_id(grid, cell, metric) for cell in row] for row in cells]
+    measured = [[_by_id(grid, cell, measure) for cell in row] for row in cells]
     ids = tuple(sorted(measured[0][0]))
     for one in (one for row in measured for one in row):
         if tuple(sorted(one)) != ids:
@@ -94,8 +93,8 @@ def _array(
 
 
 @lru_cache(maxsize=4096)
-def _by_id(grid: Grid, cell: Cell, metric: Metric) -> dict[str, float]:
-    return {row.id: metric(row) for row in grid.rows(cell)}
+def _by_id(grid: Grid, cell: Cell, measure: Measure) -> dict[str, float]:
+    return {row.id: measure(row) for row in grid.rows(cell)}
 
 
 def difference(first: Values, second: Values) -> Values:
