@@ -30,7 +30,7 @@ def test_every_item_is_told():
         "32,763,876,352, all trained",
         "65.53 GB on each of 8 GPUs",
         "whole, they would take 24.91 GB",
-        "89.3 GB of 141 GB: fits",
+        "89.33 GB of 141 GB: fits",
         "at least 8 of this memory, 8 planned",
         "938 = 1,000 rows x 15 epochs / 16",
         "at most 245,891,072: every row counted as 16384",
@@ -43,7 +43,7 @@ def test_every_item_is_told():
 def test_what_cannot_fit_is_told_and_refused_with_exit_code_1():
     done, said = told("qwen2.5-32b-limo-like", "--memory-gb", 80)
     assert done.exit_code == 1
-    assert "89.3 GB of 80 GB: does not fit" in said
+    assert "89.33 GB of 80 GB: does not fit" in said
     assert "Error: qwen2.5-32b-limo-like does not fit 8 x 80 GB by zero3" in said
     done, said = told("qwen2.5-32b-limo-like", "--memory-gb", 80, "--devices", 16)
     assert done.exit_code == 0

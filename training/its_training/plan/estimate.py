@@ -81,7 +81,7 @@ def estimate(recipe: Recipe, rows: Rows | None) -> Plan:
         hours=hours,
         n_checkpoints=n_checkpoints,
         resumable_bytes=resumable_bytes(recipe),
-        final_bytes=float(trained * element_size(compute)),
+        final_bytes=final_bytes(recipe),
     )
 
 
@@ -90,6 +90,12 @@ def resumable_bytes(recipe: Recipe) -> float:
     state, trained = state_of(recipe), trained_parameters(recipe)
     saved = element_size(recipe.compute) if recipe.compute.parallel == "zero3" else 4
     return state.optimizer + saved * trained * (2 if recipe.compute.parallel == "fsdp2" else 1)
+
+
+def final_bytes(recipe: Recipe) -> float:
+    """Weights in the dtype that is computed with, an adapter's as they were trained."""
+    is_kept = recipe.lora is not None and recipe.compute.parallel != "zero3"
+    return float(trained_parameters(recipe) * (4 if is_kept else element_size(recipe.compute)))
 
 
 def verdict_of(recipe: Recipe) -> Verdict:

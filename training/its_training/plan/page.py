@@ -34,27 +34,22 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def lines(plan: Plan) -> list[tuple[str, str]]:
-    """What is told of each, in the order of the page."""
-    recipe, compute, memory = plan.recipe, plan.recipe.compute, plan.memory
-    state = memory.state
+    """What is told of each, in the order of the page; what takes no memory is left out."""
+    recipe, memory = plan.recipe, plan.memory
     trained = "all trained" if recipe.lora is None else f"{plan.n_trained:,} trained by a LoRA of rank {recipe.lora.r}"
+    beside = [("beside it", f"{_size(memory.gathered)}: {BESIDE[recipe.compute.parallel]}")] if memory.gathered else []
     return [
         ("runs", f"{plan.n_runs}: {_n(recipe.data.arms, 'arm')} x {_n(recipe.seeds, 'seed')}; what follows is of each"),
         ("parameters", f"{plan.n_parameters:,}, {trained}"),
-        (
-            "state",
-            f"{state.total / GB:.2f} GB on each of {compute.n_devices} {_device(plan)}: "
-            f"weights {state.weights / GB:.2f}, gradients {state.gradients / GB:.2f}, "
-            f"optimizer {state.optimizer / GB:.2f} ({recipe.optimizer.name}, {compute.dtype}, {compute.parallel})",
-        ),
-        ("beside it", f"{memory.gathered / GB:.2f} GB: {BESIDE[compute.parallel]}"),
-        ("activations", f"{memory.stored / GB:.2f} GB stored ({_activations(plan)})"),
+        ("state", _state(plan)),
+        *beside,
+        ("activations", f"{_size(memory.stored)} stored ({_activations(plan)})"),
         (
             "at once",
-            f"{memory.at_once / GB:.2f} GB: the larger of the loss and a layer's backward pass. TRL computes logits in "
-            f"tiles; whole, they would take {memory.whole_logits / GB:.2f} GB",
+            f"{_size(memory.at_once)}: the larger of the loss and a layer's backward pass. TRL computes logits in "
+            f"tiles; whole, they would take {_size(memory.whole_logits)}",
         ),
-        ("reserve", f"{memory.reserve / GB:.2f} GB"),
+        *([("reserve", f"{_size(memory.reserve)} for what is no tensor of ours")] if memory.reserve else []),
         ("memory", _verdict(plan)),
         ("devices", _devices_needed(plan)),
         ("steps", _steps(plan)),
@@ -103,6 +98,19 @@ def _device(plan: Plan) -> str:
     return "GPUs" if plan.recipe.compute.device == "cuda" else "processes"
 
 
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / GB:.2f} GB" if n_bytes >= GB / 10 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _state(plan: Plan) -> str:
+    recipe, compute, state = plan.recipe, plan.recipe.compute, plan.memory.state
+    on = f"each of {compute.n_devices} {_device(plan)}" if compute.n_devices > 1 else "one device"
+    return (
+        f"{_size(state.total)} on {on}: weights {_size(state.weights)}, gradients {_size(state.gradients)}, optimizer "
+        f"{_size(state.optimizer)} ({recipe.optimizer.name}, {compute.dtype}, parallel: {compute.parallel})"
+    )
+
+
 def _activations(plan: Plan) -> str:
     compute = plan.recipe.compute
     kept = "inputs of layers, checkpointed" if compute.activation_checkpointing else "all of all layers"
@@ -110,7 +118,7 @@ def _activations(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan) -> str:
-    needed = f"{plan.memory.total / GB:.1f} GB"
+    needed = _size(plan.memory.total)
     gb = plan.recipe.compute.device_memory_gb
     if gb is None:
         return f"{needed} needed; no memory was named (--memory-gb)"
@@ -132,7 +140,7 @@ def _steps(plan: Plan) -> str:
     optimizer = plan.recipe.optimizer
     return (
         f"{plan.steps:,} = {plan.rows.n:,} rows x {optimizer.epochs:g} epochs / {optimizer.global_batch} "
-        f"({plan.recipe.accumulation} passes of each device for one)"
+        f"(passes of each device for one: {plan.recipe.accumulation})"
     )
 
 
@@ -153,4 +161,4 @@ def _hours(plan: Plan) -> str:
 
 def _disk(plan: Plan) -> str:
     n = "an unknown number" if plan.n_checkpoints is None else f"{plan.n_checkpoints}"
-    return f"{n} of {plan.resumable_bytes / GB:.2f} GB to resume from, and {plan.final_bytes / GB:.2f} GB to serve"
+    return f"{n} of {_size(plan.resumable_bytes)} to resume from, and {_size(plan.final_bytes)} to serve"
