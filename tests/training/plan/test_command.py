@@ -60,7 +60,7 @@ def test_json_holds_the_same():
     adapter, demo = json.loads(done.stdout)
     assert (adapter["n_parameters"], adapter["n_trained"]) == (7_615_616_512, 40_370_176)
     assert adapter["memory"]["total"] == pytest.approx(21.4e9, rel=0.01)
-    assert (adapter["verdict"], adapter["n_runs"], adapter["hours"]) == ("fits", 15, None)
+    assert (adapter["verdict"], adapter["n_runs"], adapter["course"]["hours"]) == ("fits", 15, None)
     assert demo["recipe"] == load_recipe(RECIPES / "demo.yaml").model_dump(mode="json")
 
 

@@ -7,7 +7,7 @@ import pytest
 from its_proxy.codesign.errors import ConfigError
 from its_training.plan.alternatives import refuse_what_cannot_fit, what_fits
 from its_training.plan.data import rows_of
-from its_training.plan.estimate import Rows, estimate, verdict_of
+from its_training.plan.estimate import Rows, course_of, estimate, verdict_of
 from its_training.recipe import revised
 
 
@@ -78,27 +78,26 @@ def test_without_a_memory_nothing_is_promised(limo):
 
 
 def test_steps_are_those_that_sft_takes(limo):
-    plan = estimate(limo, Rows(1000, None))
-    assert plan.steps == 938  # 15 x 1000 / 16
-    assert (plan.tokens, plan.is_bound) == (938 * 16 * 16384, True)
-    assert plan.n_checkpoints == 15
+    course = course_of(limo, Rows(1000, None))
+    assert course.steps == 938  # 15 x 1000 / 16
+    assert (course.tokens, course.is_bound) == (938 * 16 * 16384, True)
+    assert course.n_checkpoints == 15
 
 
 def test_counted_tokens_replace_the_bound(limo):
-    plan = estimate(limo, Rows(1000, 4_000_000))
-    assert (plan.tokens, plan.is_bound) == (938 * 16 * 4000, False)
+    course = course_of(limo, Rows(1000, 4_000_000))
+    assert (course.tokens, course.is_bound) == (938 * 16 * 4000, False)
 
 
 def test_hours_need_a_stated_throughput(limo):
     rows = Rows(1000, 4_000_000)
-    assert estimate(limo, rows).hours is None
-    timed = estimate(on(limo, tokens_per_second_per_device=1000), rows)
+    assert course_of(limo, rows).hours is None
+    timed = course_of(on(limo, tokens_per_second_per_device=1000), rows)
     assert timed.hours == pytest.approx(938 * 16 * 4000 / 8000 / 3600)
 
 
 def test_without_rows_steps_are_unknown(limo):
-    plan = estimate(limo, None)
-    assert (plan.steps, plan.tokens, plan.hours, plan.n_checkpoints) == (None, None, None, None)
+    assert estimate(limo, None).course is None
 
 
 def prepared(folder, rows_by_arm):

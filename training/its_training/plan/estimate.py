@@ -1,7 +1,9 @@
 """Puts together what a recipe needs: memory and devices, steps, tokens, hours, disk; and says whether it fits.
 
-plan = estimate(recipe, Rows(1000, None))
-plan.verdict, plan.n_devices_needed, plan.steps
+    plan = estimate(recipe, Rows(1000, None))
+    plan.verdict, plan.n_devices_needed, plan.course.steps
+
+Nothing is invented: what follows from a number that nobody gave is None.
 """
 
 from dataclasses import dataclass
@@ -29,8 +31,23 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """How long a run is."""
+
+    rows: Rows
+    steps: int
+    tokens: int
+    is_bound: bool
+    """Whether `tokens` counts every row as long as the recipe allows."""
+    hours: float | None
+    """At the stated throughput; None where none was stated."""
+    n_checkpoints: int
+    """How many it leaves to go on from."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Of each run; there are `n_runs`, an arm with a seed each. None is what nothing is known to count from."""
+    """Of each run; there are `n_runs`, an arm with a seed each. `course` is None where nobody knows the rows."""
 
     recipe: Recipe
     n_parameters: int
@@ -39,15 +56,9 @@ class Plan:
     verdict: Verdict
     n_devices_needed: int | None
     """The fewest devices of that memory that hold it, of 1, 2, 4 and so on; None where no number does."""
-    rows: Rows | None
-    steps: int | None
-    tokens: int | None
-    is_bound: bool
-    """Whether `tokens` counts every row as long as the recipe allows."""
-    hours: float | None
-    n_checkpoints: int | None
-    """How many a run leaves that training can go on from, of `resumable_bytes` each."""
+    course: Course | None
     resumable_bytes: float
+    """A checkpoint that training goes on from."""
     final_bytes: float
     """The weights that are served."""
 
@@ -57,31 +68,33 @@ class Plan:
 
 
 def estimate(recipe: Recipe, rows: Rows | None) -> Plan:
-    compute = recipe.compute
-    steps = tokens = hours = n_checkpoints = None
-    if rows is not None:
-        taken = schedule(recipe.optimizer, rows.n, compute.n_devices, compute.per_device_batch)
-        steps, n_checkpoints = taken.steps, taken.steps // (recipe.save_every_steps or taken.steps_per_epoch)
-        a_row = rows.tokens / rows.n if rows.tokens is not None else recipe.chat.max_length
-        tokens = round(steps * recipe.optimizer.global_batch * a_row)
-        if compute.tokens_per_second_per_device is not None:
-            hours = tokens / (compute.tokens_per_second_per_device * compute.n_devices) / 3600
-    trained = trained_parameters(recipe)
     return Plan(
         recipe=recipe,
         n_parameters=parameters_of(recipe.base.architecture).total,
-        n_trained=trained,
+        n_trained=trained_parameters(recipe),
         memory=memory_of(recipe),
         verdict=verdict_of(recipe),
         n_devices_needed=devices_needed(recipe),
-        rows=rows,
-        steps=steps,
-        tokens=tokens,
-        is_bound=rows is not None and rows.tokens is None,
-        hours=hours,
-        n_checkpoints=n_checkpoints,
+        course=None if rows is None else course_of(recipe, rows),
         resumable_bytes=resumable_bytes(recipe),
         final_bytes=final_bytes(recipe),
+    )
+
+
+def course_of(recipe: Recipe, rows: Rows) -> Course:
+    """The steps are those that `its-train sft` takes."""
+    compute, batch = recipe.compute, recipe.optimizer.global_batch
+    taken = schedule(recipe.optimizer, rows.n, compute.n_devices, compute.per_device_batch)
+    a_row = recipe.chat.max_length if rows.tokens is None else rows.tokens / rows.n
+    tokens = round(taken.steps * batch * a_row)
+    throughput = compute.tokens_per_second_per_device
+    return Course(
+        rows=rows,
+        steps=taken.steps,
+        tokens=tokens,
+        is_bound=rows.tokens is None,
+        hours=None if throughput is None else tokens / (throughput * compute.n_devices) / 3600,
+        n_checkpoints=taken.steps // (recipe.save_every_steps or taken.steps_per_epoch),
     )
 
 

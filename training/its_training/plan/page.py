@@ -135,30 +135,34 @@ def _devices_needed(plan: Plan) -> str:
 
 
 def _steps(plan: Plan) -> str:
-    if plan.rows is None or plan.steps is None:
+    course, optimizer = plan.course, plan.recipe.optimizer
+    if course is None:
         return "unknown: neither data.rows nor --dataset says how many rows there are"
-    optimizer = plan.recipe.optimizer
     return (
-        f"{plan.steps:,} = {plan.rows.n:,} rows x {optimizer.epochs:g} epochs / {optimizer.global_batch} "
+        f"{course.steps:,} = {course.rows.n:,} rows x {optimizer.epochs:g} epochs / {optimizer.global_batch} "
         f"(passes of each device for one: {plan.recipe.accumulation})"
     )
 
 
 def _tokens(plan: Plan) -> str:
-    if plan.tokens is None:
+    course = plan.course
+    if course is None:
         return "unknown"
-    if plan.is_bound:
-        return f"at most {plan.tokens:,}: every row counted as {plan.recipe.chat.max_length}, as none were counted"
-    return f"{plan.tokens:,}, by the data set's own count"
+    if course.is_bound:
+        return f"at most {course.tokens:,}: every row counted as {plan.recipe.chat.max_length}, as none were counted"
+    return f"{course.tokens:,}, by the data set's own count"
 
 
 def _hours(plan: Plan) -> str:
-    if plan.hours is None:
+    course = plan.course
+    if course is None or course.hours is None:
         return "unknown: no throughput was stated (--tokens-per-second of one device, measured on yours)"
-    bound = "at most " if plan.is_bound else ""
-    return f"{bound}{plan.hours:.1f} h each, {plan.hours * plan.n_runs:.1f} h for all runs, at the stated throughput"
+    bound = "at most " if course.is_bound else ""
+    return (
+        f"{bound}{course.hours:.1f} h each, {course.hours * plan.n_runs:.1f} h for all runs, at the stated throughput"
+    )
 
 
 def _disk(plan: Plan) -> str:
-    n = "an unknown number" if plan.n_checkpoints is None else f"{plan.n_checkpoints}"
+    n = "an unknown number" if plan.course is None else str(plan.course.n_checkpoints)
     return f"{n} of {_size(plan.resumable_bytes)} to resume from, and {_size(plan.final_bytes)} to serve"

@@ -1,7 +1,9 @@
 """Builds what a dry run trains: a recipe with small numbers, and a base of its architecture with random weights.
 
-small = small_recipe(recipe, folder)
-build_base(small, texts, folder / "base")
+    small = small_recipe(recipe, base=folder / "base", data=folder / "data")
+    build_base(small, build_tokenizer(small.chat.template, texts), folder / "base")
+
+Whatever the code of `its-train sft` branches on stays the recipe's, as far as a CPU allows.
 """
 
 import re
