@@ -209,10 +209,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def revised(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values, section by section, checked as a file's are. Raises ConfigError.
-
-    revised(recipe, {"compute": {"n_devices": 16}})
-    """
+    """The recipe with other values, such as {"compute": {"n_devices": 16}}, checked as a file's. Raises ConfigError."""
     document = recipe.model_dump()
     for section, values in changes.items():
         document[section] = {**document[section], **values} if isinstance(values, dict) else values
