@@ -52,7 +52,7 @@ PORT = 8391
 def main(servers: int, items: Path, limit: int, keep: Path, out: Path) -> None:
     """Asks every cell, then writes the tables."""
     keep.mkdir(parents=True, exist_ok=True)
-    with _servers(servers) as urls:
+    with serving_demo(servers) as urls:
         asyncio.run(_ask_all(urls, read_items(items)[:limit], keep))
     cells = {cell: read_candidates(_file(keep, *cell))[:limit] for cell in CELLS}
     out.write_text(_report(cells, limit))
@@ -60,7 +60,7 @@ def main(servers: int, items: Path, limit: int, keep: Path, out: Path) -> None:
 
 
 @contextmanager
-def _servers(n: int) -> Iterator[list[str]]:
+def serving_demo(n: int) -> Iterator[list[str]]:
     """`n` its-proxy processes on the demo, ready to answer, ended when the block is left."""
     ports = [PORT + k for k in range(n)]
     command = [sys.executable, "-m", "its_proxy", "serve", "--log-level", "error", "--port"]

@@ -151,10 +151,10 @@ def replay(
     powers = tuple(2**power for power in range(n.bit_length()) if 2**power < n)
     settings = sweep(rows, sizes or (*powers, n), rules, chosen, min_agreement)
     click.echo(as_markdown(settings))
+    times = f"; times as recorded while {n} ran side by side" if chosen == "arrival" else ""
     click.echo(
-        f"\n{len(rows)} items of {rows[0].model}, {n} candidates each, arriving {order_name(chosen)}; times as "
-        f"recorded while {n} ran side by side. The first candidates of each item are taken; an interval is Wilson's, "
-        "over items."
+        f"\n{len(rows)} items of {rows[0].model}, {n} candidates each, arriving {order_name(chosen)}{times}. "
+        "The first candidates of each item are taken; an interval is Wilson's, over items."
     )
     if picture is not None:
         draw(settings, picture, title=f"{rows[0].model}, {len(rows)} items")

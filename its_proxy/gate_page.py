@@ -56,9 +56,11 @@ def _page(verdict: Verdict) -> Iterator[str]:
         yield "| " + " | ".join([name, *_cells(side)]) + " |"
     yield f"| new - old | | | | | | | {_points(verdict.difference)} |"
     yield ""
-    yield f"{verdict.n_items} items; better on {len(verdict.won)}, worse on {len(verdict.lost)}. Method: {METHOD}; "
-    yield "it covers items and candidates, not training seeds; answers are equal by normal form. "
-    yield f"its-proxy {__version__}."
+    yield (
+        f"{verdict.n_items} items; better on {len(verdict.won)}, worse on {len(verdict.lost)}. Method: {METHOD}; it "
+        "covers items and candidates, not training seeds; answers are equal by normal form. "
+        f"its-proxy {__version__}."
+    )
     for remark in verdict.remarks:
         yield ""
         yield f"Asked in different ways: {remark}."

@@ -75,7 +75,7 @@ def replay(
 class Setting:
     """What n candidates under one stop rule come to; means are per item.
 
-    `accuracy` is None for unlabelled items, `seconds` where the file holds no times. `n_calls` counts the candidates
+    `accuracy` is None for unlabelled items, `seconds` unless they arrive as recorded. `n_calls` counts the candidates
     that had finished when the vote ended, the other ones are cut off. `is_chosen`: the smallest n, and with it the
     fewest tokens, whose accuracy (for unlabelled items: the share of equal answers) lies in the best one's interval.
     """
@@ -185,12 +185,11 @@ class _Run:
 def _run(row: Row, candidates: Sequence[CandidateRow], rule: str, order: Order, min_agreement: float | None) -> _Run:
     arrivals = _arrivals(row, candidates, order)
     n_arrived = _stopped_after(arrivals, rule, min_agreement)
-    is_timed = all(_is_timed(candidate) for candidate in candidates)
     return _Run(
         vote=row.vote(arrivals[:n_arrived], min_agreement),
         n_arrived=n_arrived,
         n_tokens=_spent(row, arrivals, n_arrived, order),
-        seconds=max(_finished_s(row, candidate) for candidate in arrivals[:n_arrived]) if is_timed else None,
+        seconds=max(_finished_s(row, candidate) for candidate in arrivals[:n_arrived]) if order == "arrival" else None,
     )
 
 
