@@ -73,19 +73,14 @@ def export(trainer: Any, folder: Path, dtype: Any = None) -> None:
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(folder, state_dict=state if dtype is None else _cast(state, dtype))
+        # Gathered from shares, tied weights are no longer one tensor, and would be saved twice.
+        tied = getattr(model, "all_tied_weights_keys", None) or {}
+        whole = {name: weight.to(dtype or weight.dtype) for name, weight in state.items() if name not in tied}
+        model.save_pretrained(folder, state_dict=whole)
         trainer.processing_class.save_pretrained(folder)
         if dtype is not None:
             _name_dtype(folder / "config.json", dtype)
     trainer.accelerator.wait_for_everyone()
-
-
-def _cast(state: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
-    """Tied weights stay one tensor, else they would be saved twice."""
-    cast: dict[tuple[int, Any], Any] = {}
-    return {
-        name: cast.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype)) for name, tensor in state.items()
-    }
 
 
 def _name_dtype(config_path: Path, dtype: Any) -> None:

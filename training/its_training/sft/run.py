@@ -185,6 +185,8 @@ class Sft:
             peft_config=lora_of(self.recipe),
         )
         trainer.remove_callback(PrinterCallback)
+        if trainer.is_fsdp_enabled != (self.processes.sharding == "fsdp2"):
+            raise ConfigError("FSDP was asked for and the trainer did not take it up", hint="it needs GPUs")
         check_room(folder, _checkpoint_bytes(trainer.model))
         return trainer
 
