@@ -198,6 +198,9 @@ def gate(
         # Not 1: that would say that the checkpoint is worse.
         click.echo(f"Error: {error}", err=True)
         ctx.exit(UNUSABLE)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        ctx.exit(INTERRUPTED)
     click.echo(sentence(verdict))
     if (told := advice(verdict)) is not None:
         click.echo(told)

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from its_proxy.candidates import Row
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.metrics import Metric, values
-from its_proxy.statistics import Estimate, clustered_interval, items_needed, score_interval, wilson
+from its_proxy.metrics import Metric, estimate, values
+from its_proxy.statistics import Estimate, items_needed, score_interval
 
 Decision: TypeAlias = Literal["pass", "fail", "undecided"]
 METHOD = "paired score interval over items (Tango's for right and wrong answers), 95%"
@@ -142,7 +142,6 @@ def _told(value: Any) -> str:
 
 def _side(rows: Sequence[Row], per_item: Sequence[float], metric: Metric) -> Side:
     row, n = rows[0], len(rows[0].candidates)
-    exact = metric.is_right_or_wrong(n)
     return Side(
         model=row.model,
         strategy=row.strategy,
@@ -151,5 +150,5 @@ def _side(rows: Sequence[Row], per_item: Sequence[float], metric: Metric) -> Sid
         n=n,
         temperature=row.temperature,
         seed=row.asked.get("seed"),
-        value=wilson(round(sum(per_item)), len(rows)) if exact else clustered_interval(per_item),
+        value=estimate(per_item, metric, n),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from its_proxy.candidates import Row
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.metrics import Metric, read_metric, values
+from its_proxy.metrics import Metric, estimate, read_metric, values
 from its_proxy.statistics import Estimate, clustered_interval, wilson
 from its_proxy.voting.tally import Vote
 
@@ -120,10 +120,7 @@ def _usual(rows: Sequence[Row], n: int) -> Iterator[Metric]:
 
 
 def _figure(rows: Sequence[Row], metric: Metric) -> Figure:
-    per_item = values(rows, metric)
-    if metric.is_right_or_wrong(len(rows[0].candidates)):
-        return Figure(metric.name, wilson(round(sum(per_item)), len(rows)), len(rows))
-    return Figure(metric.name, clustered_interval(per_item), len(rows))
+    return Figure(metric.name, estimate(values(rows, metric), metric, len(rows[0].candidates)), len(rows))
 
 
 def _among_answered(rows: Sequence[Row], votes: Sequence[Vote]) -> Iterator[Figure]:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from its_proxy.candidates import CandidateRow, Row, cast
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.statistics import pass_at_k
+from its_proxy.statistics import Estimate, clustered_interval, pass_at_k, wilson
 from its_proxy.voting.tally import Ballot, majority_vote
 
 Kind: TypeAlias = Literal["greedy", "pass", "avg", "maj"]
@@ -75,6 +75,13 @@ def value(row: Row, metric: Metric) -> float:
 def values(rows: Sequence[Row], metric: Metric) -> list[float]:
     """One value an item, in the order of the rows. Raises ConfigError."""
     return [value(row, metric) for row in rows]
+
+
+def estimate(per_item: Sequence[float], metric: Metric, n: int) -> Estimate:
+    """The mean with its interval: Wilson's where each of the items, of n candidates, is right or wrong."""
+    if metric.is_right_or_wrong(n):
+        return wilson(round(sum(per_item)), len(per_item))
+    return clustered_interval(per_item)
 
 
 def _majority(row: Row, k: int) -> float:
