@@ -76,7 +76,7 @@ def test_the_prompt_s_tokens_are_those_that_are_served(found):
         served = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, return_dict=True)
         encoded = encode(tokenizer, template, row)
         n = len(served["input_ids"])
-        assert encoded.input_ids[:n] == served["input_ids"]
+        assert list(encoded.input_ids[:n]) == served["input_ids"]
         assert encoded.labels[n] != IGNORED
 
 
@@ -85,7 +85,7 @@ def test_a_reply_that_begins_with_a_line_break_does_not_melt_with_the_prompt():
     row = row_of([("user", "Hi"), ("assistant", "\n\nHello")])
     served = tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, return_dict=True)
     encoded = encode(tokenizer, template, row)
-    assert encoded.input_ids[: len(served["input_ids"])] == served["input_ids"]
+    assert list(encoded.input_ids[: len(served["input_ids"])]) == served["input_ids"]
     assert [said for _, said in stretches(tokenizer, encoded)] == ["\n\nHello<|im_end|>"]
 
 

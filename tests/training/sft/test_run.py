@@ -14,7 +14,7 @@ from its_proxy.checkpoint import check_weights, open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_training.progress import Stages
 from its_training.recipe import load_recipe
-from its_training.sft.arm import read_arms
+from its_training.sft.arm import read_arm
 from its_training.sft.processes import Processes
 from its_training.sft.run import Sft
 from tests.training.sft.conftest import (
@@ -173,14 +173,14 @@ def sft_of(work, **changes):
 
 
 def test_a_finished_run_is_left_alone(work, full, prepared):
-    [arm] = read_arms(prepared, ["random"])
+    arm = read_arm(prepared, "random")
     sft = sft_of(work)
     assert sft.train(arm, 42) == full / "random-seed42" / "final"
     assert "random, seed 42: already there" in sft.stages.console.file.getvalue()
 
 
 def test_a_folder_of_another_run_is_never_overwritten(work, full, prepared, tmp_path):
-    [arm] = read_arms(prepared, ["random"])
+    arm = read_arm(prepared, "random")
     with pytest.raises(ConfigError, match="was trained with another base"):
         sft_of(work, base="another").train(arm, 42)
     with pytest.raises(ConfigError, match="was trained with another steps"):

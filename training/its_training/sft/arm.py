@@ -28,22 +28,17 @@ class TrainingArm:
     provenance: Mapping[str, Any]
 
 
-def read_arms(folder: Path, names: Sequence[str]) -> list[TrainingArm]:
-    """Every named arm, as dataset.json names them. Raises ConfigError, also where any arm of it has other ids."""
-    arms = [_read_arm(folder, name) for name in names]
-    prepared = Arm(folder, names[0]).sidecar()["arms"]
-    for name, entry in prepared.items():
-        if entry.get("ids_sha256") != arms[0].ids_sha256:
+def read_arm(folder: Path, name: str) -> TrainingArm:
+    """The arm as dataset.json names it. Raises ConfigError, also where any other arm of it holds other ids."""
+    arm = Arm(folder, name)
+    entries, side = arm.sidecar()["arms"], arm.side()
+    entry = entries[name]
+    for other, its in entries.items():
+        if its.get("ids_sha256") != entry.get("ids_sha256"):
             raise ConfigError(
-                f"{folder}: arms {names[0]!r} and {name!r} hold different rows, or in another order",
+                f"{folder}: arms {name!r} and {other!r} hold different rows, or in another order",
                 hint="arms are matched by equal ids: prepare them together",
             )
-    return arms
-
-
-def _read_arm(folder: Path, name: str) -> TrainingArm:
-    arm = Arm(folder, name)
-    entry, side = arm.sidecar()["arms"][name], arm.side()
     path = folder / str(entry.get("file"))
     try:
         data = path.read_bytes()
@@ -51,16 +46,19 @@ def _read_arm(folder: Path, name: str) -> TrainingArm:
         raise ConfigError(f"{path}: {error.strerror}", hint=f"the rows of arm {name!r}; prepare it again") from None
     if sha256(data).hexdigest() != entry.get("sha256"):
         raise ConfigError(f"{path} is not the file that dataset.json names", hint="prepare the data again")
-    rows = tuple(json.loads(line) for line in data.splitlines() if line.strip())
+    # By bytes that end a line: str would also split at characters that a query may hold.
+    rows = tuple(json.loads(line) for line in data.split(b"\n") if line.strip())
     ids_sha256 = digest([row["id"] for row in rows])
     if not rows or ids_sha256 != entry.get("ids_sha256"):
         raise ConfigError(f"{path} holds other rows than dataset.json says", hint="prepare the data again")
-    _check_system(path, rows, side)
+    _check_prompts(path, rows, side)
     return TrainingArm(name, rows, side, str(entry["sha256"]), ids_sha256, _files(folder, side), arm.provenance())
 
 
-def _check_system(path: Path, rows: Sequence[Mapping[str, Any]], side: Side) -> None:
-    """The system message that was trained is what the manifest has served."""
+def _check_prompts(path: Path, rows: Sequence[Mapping[str, Any]], side: Side) -> None:
+    """What is trained is what the manifest has served: the system message, and a template without arguments."""
+    if side.chat_template_kwargs:
+        raise ConfigError(f"{path}: the arm's chat_template_kwargs are not trained with", hint="leave them empty")
     for row in rows:
         first = row["messages"][0]
         system = first["content"] if first["role"] == "system" else None

@@ -63,16 +63,18 @@ def command(
         base = base or recipe.base.model
         _settle(base, recipe, threads)
         # Imported here: they bring torch along, and `--help` should not wait for that.
-        from its_training.sft.arm import read_arms
+        from its_training.sft.arm import read_arm
         from its_training.sft.run import Sft
         from its_training.sft.settings import check_machine
 
         check_machine(recipe)
-        prepared = read_arms(dataset or Path(recipe.data.folder), arms or recipe.data.arms)
+        folder, names = dataset or Path(recipe.data.folder), arms or recipe.data.arms
+        for name in names:  # all, before hours are spent on the first; one at a time, as traces are long
+            read_arm(folder, name)
         sft = Sft(recipe, base, out, processes, Stages(_console(processes)), resume, max_steps)
         for seed in seeds or recipe.seeds:
-            for arm in prepared:
-                final = sft.train(arm, seed)
+            for name in names:
+                final = sft.train(read_arm(folder, name), seed)
                 if processes.is_main:
                     click.echo(final)
     except ItsError:

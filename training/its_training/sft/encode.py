@@ -5,6 +5,7 @@ encoded.input_ids, encoded.labels
 """
 
 import unicodedata
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,10 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """`labels` equal `input_ids` where the model learns, and IGNORED elsewhere."""
+    """`labels` equal `input_ids` where the model learns, and IGNORED elsewhere. Compact: traces have many tokens."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: "array[int]"
+    labels: "array[int]"
 
 
 def encode_rows(
@@ -75,7 +76,7 @@ def encode(tokenizer: Any, template: Template, row: Mapping[str, Any]) -> Encode
             hint=f"template {template.name}",
         )
     chosen = {n for group in learned for n in group}
-    return Encoded(ids, [token if n in chosen else IGNORED for n, token in enumerate(ids)])
+    return Encoded(array("i", ids), array("i", (token if n in chosen else IGNORED for n, token in enumerate(ids))))
 
 
 def _tokens(tokenizer: Any, text: str, start: int) -> tuple[list[int], list[Span]]:

@@ -163,6 +163,7 @@ class Sft:
         encoded: Sequence[Encoded],
         order: Sequence[int],
     ) -> Any:
+        import numpy as np
         from datasets import Dataset
         from transformers import PrinterCallback
         from trl import SFTTrainer
@@ -175,7 +176,10 @@ class Sft:
         config = config_of(self.recipe, folder, seed, plan, self.processes)
         model = open_model(self.recipe, self.base, self.revision, tokenizer)
         rows = Dataset.from_dict(
-            {"input_ids": [row.input_ids for row in encoded], "labels": [row.labels for row in encoded]}
+            {
+                "input_ids": [np.asarray(row.input_ids) for row in encoded],
+                "labels": [np.asarray(row.labels) for row in encoded],
+            }
         )
         trainer = Trainer(
             model=model,
