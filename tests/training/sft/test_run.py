@@ -191,3 +191,18 @@ def test_a_folder_of_another_run_is_never_overwritten(work, full, prepared, tmp_
     (tmp_path / "full" / "random-seed42" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="holds no run of its-train sft"):
         sft_of(work, out=tmp_path).train(arm, 42)
+
+
+def test_a_base_that_cannot_be_trained_leaves_no_run_behind(work, prepared, tmp_path):
+    base = shutil.copytree(BASE, tmp_path / "base")
+    (base / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        sft_of(work, base=str(base), out=tmp_path / "runs").train(read_arm(prepared, "random"), 42)
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+
+
+def test_a_base_without_a_chat_template_leaves_no_run_behind(work, prepared, tmp_path):
+    base = shutil.copytree(BASE, tmp_path / "base", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    with pytest.raises(ConfigError, match="base has no chat template"):
+        sft_of(work, base=str(base), out=tmp_path / "runs").train(read_arm(prepared, "random"), 42)
+    assert not (tmp_path / "runs").exists()

@@ -69,7 +69,6 @@ class Sft:
         fit_for_training(tokenizer, template.end_of_turn)
         with self.stages.show(f"tokens of {arm.name}") as advance:
             encoded = encode_rows(tokenizer, template, arm.rows, recipe.chat.max_length, advance)
-        start = self._start(folder, inputs)
         chat = {"template": template.name, "sha256": template.sha256, "prompts_compared": n_compared}
         sealer = Sealer(arm.side, recipe.vote, arm.files, self._provenance(arm, seed, plan, chat))
         with self.stages.show(title) as advance, _disk_errors(folder):
@@ -79,6 +78,7 @@ class Sft:
             trainer.add_callback(metrics.json_lines(folder / metrics.FILE, tokens, len(encoded) / plan.global_batch))
             trainer.add_callback(step_callback(advance))
             trainer.add_callback(sealing(trainer, sealer, self.processes))
+            start = self._start(folder, inputs)
             trainer.train(resume_from_checkpoint=None if start is None else str(start))
             self._finish(trainer, folder, sealer, inputs, plan.steps)
         return folder / "final"
@@ -122,7 +122,6 @@ class Sft:
 
     def _start(self, folder: Path, inputs: dict[str, Any]) -> Path | None:
         """The checkpoint to go on from; what a crash left half-written after it is removed."""
-        folder.mkdir(parents=True, exist_ok=True)
         start = newest_whole(folder)
         if self.processes.is_main:
             step = 0 if start is None else step_of(start)
@@ -173,6 +172,7 @@ class Sft:
                 """Nothing: its-train report writes one that knows the measurements."""
 
         metrics.log_into(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         config = config_of(self.recipe, folder, seed, plan, self.processes)
         model = open_model(self.recipe, self.base, self.revision, tokenizer)
         rows = Dataset.from_dict(
@@ -191,7 +191,7 @@ class Sft:
         trainer.remove_callback(PrinterCallback)
         if trainer.is_fsdp_enabled != (self.processes.sharding == "fsdp2"):
             raise ConfigError("FSDP was asked for and the trainer did not take it up", hint="it needs GPUs")
-        check_room(folder, _checkpoint_bytes(trainer.model))
+        check_room(self.out, _checkpoint_bytes(trainer.model))
         return trainer
 
     def _finish(self, trainer: Any, folder: Path, sealer: Sealer, inputs: dict[str, Any], step: int) -> None:
