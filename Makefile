@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval check fix demo grid results results-prepare results-writer \
+.PHONY: help environment serve test test-vllm test-eval check fix demo grid results dry-run results-gate results-prepare results-personas \
 	results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
@@ -52,8 +52,14 @@ grid: environment ## every demo arm asked every way, hours on two cores, into do
 results-prepare: environment ## prepare real GSM8K rows (ITS_TEST_DATA), into docs/results/prepare-gsm8k.md
 	@.venv/bin/python benchmarks/prepare_gsm8k.py $(ARGS)
 
-results-writer: environment ## 1,000 personas from an endpoint that misbehaves, into docs/results/persona-writer.md
+results-personas: environment ## the persona writer before an endpoint that misbehaves, into docs/results/persona-writer.md
 	@.venv/bin/python -m benchmarks.persona_writer $(ARGS)
+
+results-gate: environment ## the gate on a worse, an equal and a better demo checkpoint, into docs/results/gate-demo.md
+	@.venv/bin/python -m benchmarks.demo_gate $(ARGS)
+
+dry-run: environment ## walk every recipe through on a tiny model, some minutes
+	@.venv/bin/its-train plan --dry-run training/recipes/*.yaml
 
 results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into docs/results/demo-http.md
 	@.venv/bin/python benchmarks/demo_cells.py $(ARGS)
