@@ -91,6 +91,35 @@ def test_a_smaller_sample_is_a_subset_whatever_the_order_of_rows(tmp_path):
     assert ids[0] == ids[1][:20]
 
 
+def test_a_query_with_two_completions_keeps_the_same_one_in_any_order(tmp_path):
+    rows = [{"question": problem(1), "answer": f"Way {n}.\n#### 3"} for n in range(6)]
+    kept = set()
+    for n in range(6):
+        file = write_jsonl(tmp_path / f"{n}.jsonl", random.Random(n).sample(rows, len(rows)))
+        assert prepare(file, "--out", tmp_path / str(n), "--arms", "none").exit_code == 0
+        [row] = read_jsonl(tmp_path / str(n) / "arms" / "none.jsonl")
+        kept.add(row["messages"][-1]["content"])
+    assert len(kept) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--no-near-duplicates",)])
+def test_two_queries_of_one_id_are_named(tmp_path, more):
+    file = write_jsonl(tmp_path / "own.jsonl", [{"k": "a", "q": problem(n), "c": "3"} for n in range(2)])
+    fields = ("--map", "query=q,completion=c,id=k")
+    refused(prepare(file, "--out", tmp_path / "out", *fields, *more), "rows 1 and 2 are two queries of one id, 'a'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lengths_are_bounded_on_both_sides(tmp_path):
+    rows = [{"q": problem(n), "c": "x" * n} for n in range(1, 11)]
+    file = write_jsonl(tmp_path / "own.jsonl", rows)
+    bounds = ("--filter", "min-chars=3", "--filter", "max-chars=7")
+    done = prepare(file, "--out", tmp_path / "out", "--map", "query=q,completion=c", *bounds)
+    assert done.exit_code == 0, done.output
+    steps = {step["name"]: (step["kept"], step["dropped"]) for step in sidecar(tmp_path / "out")["steps"]}
+    assert (steps["min-chars=3"], steps["max-chars=7"]) == ((8, 2), (5, 3))
+
+
 def test_two_runs_give_equal_bytes(gsm8k, tmp_path):
     for name in ("a", "b"):
         assert prepare(gsm8k, "--out", tmp_path / name).exit_code == 0
@@ -180,6 +209,8 @@ def test_letters_of_the_paper_are_understood(gsm8k, tmp_path):
     [
         (("--arms", "nonsense"), "unknown strategy 'nonsense'"),
         (("--filter", "nonsense"), "unknown filter 'nonsense'"),
+        (("--filter", "max-chars=many"), "unknown filter 'max-chars=many'"),
+        (("--filter", "max-chars=1"), "no rows are left after 'max-chars=1'"),
         (("--filter", "math"), "no rows are left after 'math'"),
         (("--n", "61"), "61 rows are asked for, 60 are left"),
         (("--layout", "limo"), "missing: solution; fields found: question, answer"),

@@ -10,6 +10,19 @@ def test_equal_words_are_equal_whatever_case_and_spaces():
     assert list(exact_duplicates(queries)) == [("b", "a")]
 
 
+def test_problems_that_differ_in_a_sign_are_no_duplicates():
+    texts = ["Compute 12 + 7.", "Compute 12 - 7.", "Compute $-12 + 7$.", "Solve x + 2 = 5 for the unknown number x.",
+             "Solve x - 2 = 5 for the unknown number x.", "∑ ∏", "→ ←"]  # fmt: skip
+    queries = [(text, text) for text in texts]
+    assert list(exact_duplicates(queries)) == []
+    assert list(near_duplicates(queries)) == []
+
+
+def test_latex_is_spelled_in_many_ways():
+    queries = [("a", r"Find $\dfrac{1}{2} + 1{,}000$."), ("b", r"find \frac{1}{2}+1000 .")]
+    assert list(exact_duplicates(queries)) == [("b", "a")]
+
+
 def test_a_long_query_with_one_word_changed_is_a_near_duplicate_of_the_first():
     long = " ".join(problem(n) for n in range(4))
     queries = [("a", long), ("b", problem(9)), ("c", long.replace("remain", "stay", 1))]

@@ -76,7 +76,8 @@ def test_a_wrong_layout_names_what_is_missing_and_what_is_there():
 
 
 @pytest.mark.parametrize("row", [{"question": "q?", "answer": "no mark"}, {"question": "", "answer": "#### 1"},
-                                 {"question": 3, "answer": "#### 1"}, {"question": "q?", "answer": None}])  # fmt: skip
+                                 {"question": 3, "answer": "#### 1"}, {"question": "q?", "answer": None},
+                                 {"question": "half \ud800?", "answer": "#### 1"}])  # fmt: skip
 def test_a_row_of_another_kind_is_named(row):
     with pytest.raises(ConfigError, match="row 12 is not of layout 'gsm8k'"):
         read_record(layout_of("gsm8k", gsm8k_rows(1)[0]), row, 12, Choices())

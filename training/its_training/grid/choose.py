@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.codesign.strategies import strategy_named
 from its_proxy.statistics import Estimate
 from its_training.grid.cells import BASE, Grid
 from its_training.grid.equal_tokens import Way, budget_of, majority_of, n_affordable
@@ -75,9 +74,7 @@ def _ways(grid: Grid) -> list[Way]:
     for cell in grid.cells:
         if cell.trained == BASE:
             continue
-        trained, asked = spec.arms[cell.trained].strategy, spec.arms[cell.asked].strategy
-        is_plain = strategy_named(asked).family == "none"
-        if strategy_named(trained).family == strategy_named(asked).family or (trained == "mixed" and is_plain):
+        if cell.asked not in spec.one_sided(cell.trained) or spec.arms[cell.trained].strategy == "mixed":
             found.append(Way(cell.trained, cell.asked))
     return list(dict.fromkeys(found))
 

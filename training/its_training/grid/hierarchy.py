@@ -63,7 +63,9 @@ def measured(values: Values) -> Measured:
     draws = resampled(values)
     import numpy
 
-    low, high = (float(end) for end in numpy.quantile(draws, (0.025, 0.975)))
+    # Widened deviations may leave the scale: a share is at most 1, and a difference of shares at least -1.
+    lowest = 0.0 if values.array.min() >= 0 else -1.0
+    low, high = (float(end) for end in numpy.quantile(draws, (0.025, 0.975)).clip(lowest, 1.0))
     note = "" if n_seeds >= FEWEST_TRAIN_SEEDS else THIS_CHECKPOINT_ONLY
     return Measured(Estimate(values.mean, low, high), components(values), n_seeds, note)
 

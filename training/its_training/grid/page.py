@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from its_proxy.candidates import Row
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.codesign.strategies import strategy_named
 from its_proxy.statistics import Estimate
 from its_training.grid.cells import BASE, Grid
 from its_training.grid.choose import Choice, recommend
@@ -130,13 +129,11 @@ def _sd(value: float | None) -> str:
 
 def _one_sided_section(grid: Grid) -> str:
     """A persona on one side only, against the same checkpoint asked as it was trained."""
-    pairs = []
-    for arm, spec in grid.spec.arms.items():
-        matched = Way(arm, grid.spec.matched(arm))
-        is_plain = strategy_named(spec.strategy).family == "none"
-        for way in grid.spec.asked:
-            if (strategy_named(grid.spec.arms[way].strategy).family == "none") != is_plain:
-                pairs.append((f"{arm}: asked {matched.asked} - asked {way}", matched, Way(arm, way)))
+    pairs = [
+        (f"{arm}: asked {grid.spec.matched(arm)} - asked {way}", Way(arm, grid.spec.matched(arm)), Way(arm, way))
+        for arm in grid.spec.arms
+        for way in grid.spec.one_sided(arm)
+    ]
     return "## What one side alone costs: asked as trained minus otherwise\n\n" + _differences(grid, pairs)
 
 

@@ -28,12 +28,12 @@ from its_training.versions import versions
 
 
 def cells_of(spec: GridSpec, splits: Sequence[str]) -> Iterator[Cell]:
-    """All cells, the most telling first: whoever stops early has matched cells, plain ones, then the rest."""
+    """All cells, the most telling first: whoever stops early has matched and one-sided ones of every training seed."""
     first, *more = spec.persona_seeds
     for seed in spec.train_seeds:
         for split in splits:
             for arm in spec.arms:
-                for way in dict.fromkeys([spec.matched(arm), *spec.asked[:1]]):
+                for way in dict.fromkeys([spec.matched(arm), *spec.one_sided(arm)[:1]]):
                     yield Cell(arm, way, split, seed, first)
     if spec.base.folder is not None or spec.base.demo is not None:
         yield from (Cell(BASE, way, split, None, first) for split in splits for way in spec.asked)
@@ -67,8 +67,7 @@ class Runner:
 
     def _is_redundant(self, cell: Cell) -> bool:
         """A plain query is the same whatever the persona seed."""
-        is_plain = self.spec.arms[cell.asked].strategy == "none"
-        return is_plain and cell.persona_seed != self.spec.persona_seeds[0]
+        return self.spec.is_plain(cell.asked) and cell.persona_seed != self.spec.persona_seeds[0]
 
     def _measure(self, cell: Cell) -> None:
         source = self.lab.base() if cell.train_seed is None else self.lab.checkpoint(cell.trained, cell.train_seed)

@@ -91,6 +91,14 @@ class GridSpec(_Strict):
         """The way of asking that `arm` was trained for."""
         return self.arms[arm].served_as or arm
 
+    def is_plain(self, arm: str) -> bool:
+        """Whether the arm's strategy adds nothing to a query."""
+        return strategy_named(self.arms[arm].strategy).family == "none"
+
+    def one_sided(self, arm: str) -> list[str]:
+        """The ways of asking that put a persona on one side only."""
+        return [way for way in self.asked if self.is_plain(way) != self.is_plain(arm)]
+
 
 def load_spec(path: Path) -> GridSpec:
     """Reads and checks a grid file. Raises ConfigError with one line that names the key."""

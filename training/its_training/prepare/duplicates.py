@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from its_proxy.codesign.errors import ConfigError
-from its_training.prepare.text import words
+from its_training.prepare.text import words_and_signs
 
 N_PERMUTATIONS, SHINGLE, THRESHOLD = 128, 5, 0.8
 
@@ -12,10 +12,10 @@ Key = TypeVar("Key")
 
 
 def exact_duplicates(queries: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """(id, id of the one that stays) of every query whose words stood before; `queries` are (id, text) by rank."""
+    """(id, id of the one that stays) of every query whose words and signs stood before; queries are (id, text) by rank."""
     first: dict[tuple[str, ...], str] = {}
     for identity, text in queries:
-        kept = first.setdefault(words(text), identity)
+        kept = first.setdefault(words_and_signs(text), identity)
         if kept != identity:
             yield identity, kept
 
@@ -23,7 +23,7 @@ def exact_duplicates(queries: Sequence[tuple[str, str]]) -> Iterator[tuple[str, 
 def near_duplicates(
     queries: Sequence[tuple[str, str]], on_done: Callable[[int], None] = lambda n_done: None
 ) -> Iterator[tuple[str, str, float]]:
-    """(id, id of the one that stays, estimated similarity), for queries by rank; Jaccard of word 5-grams >= 0.8.
+    """(id, id of the one that stays, estimated similarity), for queries by rank; Jaccard of 5-grams >= 0.8.
 
     What is dropped does not hold others down: only those that stay are compared with.
     """
@@ -49,8 +49,8 @@ def near_duplicates(
 
 
 def shingles(text: str) -> list[str]:
-    """Runs of five words; a shorter text is one shingle."""
-    found = words(text)
+    """Runs of five words or signs; a shorter text is one shingle."""
+    found = words_and_signs(text)
     if len(found) <= SHINGLE:
         return [" ".join(found)]
     return [" ".join(found[start : start + SHINGLE]) for start in range(len(found) - SHINGLE + 1)]

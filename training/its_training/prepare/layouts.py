@@ -216,10 +216,21 @@ def _listed(fields: Iterable[str]) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
+def _check_unicode(record: Record) -> None:
+    """JSON can spell half of a surrogate pair, which no file and no tokenizer can hold."""
+    texts = (record.id, record.query, record.solution, record.thoughts, record.answer, record.system, record.verbatim)
+    try:
+        "".join(text for text in texts if text is not None).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text holds {error.object[error.start]!r}, half a character") from None
+
+
 def read_record(layout: Layout, row: Row, number: int, choices: Choices) -> Record:
     """Raises ConfigError naming the row: a layout that is only mostly right loses rows in silence."""
     try:
-        return replace(layout.read(row, choices), row=number)
+        record = replace(layout.read(row, choices), row=number)
+        _check_unicode(record)
+        return record
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         hint = f"it has {_listed(row)}"

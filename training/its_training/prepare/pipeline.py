@@ -61,6 +61,8 @@ class Light:
     id: str
     query: str
     row: int
+    rank: bytes
+    """The id's; where a query stands twice the completion decides, so that the order of rows never does."""
 
 
 @dataclass
@@ -92,8 +94,9 @@ def run(request: Request, folder: Path, stages: Stages) -> Prepared:
     ledger = Ledger()
     with stages.show("read and filter") as advance:
         rows = _filtered(request, ledger, advance)
-    rows.sort(key=lambda row: rank(request.seed, row.id))
+    rows.sort(key=lambda row: row.rank)
     rows = _without_exact(rows, ledger)
+    _check_ids(rows)
     if request.evaluation.benchmarks:
         with stages.show("decontaminate") as advance:
             rows = _decontaminated(rows, request.evaluation, ledger, advance)
@@ -136,7 +139,8 @@ def _filtered(request: Request, ledger: Ledger, advance: Advance) -> list[Light]
             line = {"id": record.id, "row": record.row, "step": "over-long", "tokens": n_tokens}
             ledger.dropped.append(line)
         else:
-            kept.append(Light(record.id, record.query, record.row))
+            place = rank(request.seed, record.id) + rank(request.seed, completion)
+            kept.append(Light(record.id, record.query, record.row, place))
         if n_read % 200 == 0:
             advance(n_read, max(n_read, 2 * n_read))  # the source does not say how long it is
     if n_read == 0:
@@ -184,8 +188,19 @@ def _without_exact(rows: Sequence[Light], ledger: Ledger) -> list[Light]:
     for place, other in found.items():
         ledger.dropped.append({"id": rows[place].id, "row": rows[place].row, "step": "duplicates", "of": other})
     left = [row for place, row in enumerate(rows) if place not in found]
-    ledger.note("duplicates", len(left), len(found), "equal words")
+    ledger.note("duplicates", len(left), len(found), "equal words and signs")
     return left
+
+
+def _check_ids(rows: Sequence[Light]) -> None:
+    """Ids of one's own may repeat; arms are matched by them."""
+    first: dict[str, int] = {}
+    for row in rows:
+        other = first.setdefault(row.id, row.row)
+        if other != row.row:
+            low, high = sorted((other, row.row))
+            hint = "--map id=FIELD needs a field that differs; without it ids follow from the query"
+            raise ConfigError(f"rows {low} and {high} are two queries of one id, {row.id!r}", hint=hint)
 
 
 def _decontaminated(rows: Sequence[Light], evaluation: Evaluation, ledger: Ledger, advance: Advance) -> list[Light]:
@@ -215,7 +230,9 @@ def _without_near(rows: Sequence[Light], ledger: Ledger, advance: Advance) -> li
             line = {"of": other, "similarity": round(similarity, 3)}
             ledger.dropped.append({"id": row.id, "row": row.row, "step": "near-duplicates", **line})
     left = [row for row in rows if row.id not in found]
-    ledger.note("near-duplicates", len(left), len(rows) - len(left), "MinHash of word 5-grams, similarity 0.8")
+    ledger.note(
+        "near-duplicates", len(left), len(rows) - len(left), "MinHash of 5-grams of words and signs, similarity 0.8"
+    )
     return left
 
 
