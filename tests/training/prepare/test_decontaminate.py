@@ -105,4 +105,18 @@ def framed(question, chance):
     return f"{problem(chance.randrange(1000))} {question} Show every step of your work."
 
 
-PLANTS = (as_it_is, shouted, without_dollars, respaced, framed)
+def eight_words_of_it(question, chance):
+    return f"Nora asks: {run_of(question, 8, chance)} so what?"
+
+
+def only_a_short_part(question, chance):
+    return run_of(question, 5, chance)
+
+
+def run_of(question, n_words, chance):
+    found = words(question)
+    start = chance.randrange(max(1, len(found) - n_words + 1))
+    return " ".join(found[start : start + n_words])
+
+
+PLANTS = (as_it_is, shouted, without_dollars, respaced, framed, eight_words_of_it, only_a_short_part)

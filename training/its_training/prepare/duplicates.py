@@ -12,7 +12,7 @@ Key = TypeVar("Key")
 
 
 def exact_duplicates(queries: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """(id, id of the one that stays) of every query whose words and signs stood before; queries are (id, text) by rank."""
+    """(id, id of the one that stays) of every query whose words and signs stood before; by rank, as (id, text)."""
     first: dict[tuple[str, ...], str] = {}
     for identity, text in queries:
         kept = first.setdefault(words_and_signs(text), identity)
