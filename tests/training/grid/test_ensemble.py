@@ -13,7 +13,7 @@ def test_the_best_member_is_chosen_on_validation_and_costs_as_much(tmp_path):
     result = ensemble(write_grid(tmp_path, spec(), accuracies), MEMBERS)
     assert result.best == Way("random", "random")
     # Three prompts of 40 and three replies of 10 cost 150: one prompt and 11 replies, of which there are 8.
-    assert [one.n_single for one in result.versus] == [8.0, 8.0]
+    assert [(one.n_single, one.is_short) for one in result.versus] == [(8.0, True), (8.0, True)]
     assert all(one.gain.estimate.value < 0 for one in result.versus)
 
 
@@ -22,6 +22,7 @@ def test_independent_equal_members_vote_like_one_of_them(tmp_path):
     grid = write_grid(tmp_path, spec(), accuracies, prompt_tokens=dict.fromkeys(MEMBERS, 0))
     for one in ensemble(grid, MEMBERS).versus:
         assert one.n_single == pytest.approx(3 * one.n_each)
+        assert not one.is_short
         assert abs(one.gain.estimate.value) < 0.05  # three standard errors
 
 

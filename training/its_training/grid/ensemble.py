@@ -17,10 +17,14 @@ from its_training.grid.values import Values, difference, majority, values
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """An ensemble of `n_each` candidates a member against the best member's `n_single`, which cost as much."""
+    """An ensemble of `n_each` candidates a member against the best member's `n_single`, which cost as much.
+
+    `is_short`: the tokens would have paid for more candidates of the best member than it was asked for.
+    """
 
     n_each: int
     n_single: float
+    is_short: bool
     ensemble: Measured
     single: Measured
     gain: Measured
@@ -57,7 +61,10 @@ def _versus(grid: Grid, ways: Sequence[Way], best: Way, n_each: int) -> Versus:
     together = _together(grid, ways, n_each)
     single = values(grid, best.trained, best.asked, "test", majority_of(n_single))
     assert single is not None  # its cost was asked
-    return Versus(n_each, n_single, measured(together), measured(single), measured(difference(together, single)))
+    is_short = budget > cost(grid, best, "test", grid.spec.vote.n)
+    return Versus(
+        n_each, n_single, is_short, measured(together), measured(single), measured(difference(together, single))
+    )
 
 
 def _together(grid: Grid, ways: Sequence[Way], n_each: int) -> Values:

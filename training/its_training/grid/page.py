@@ -232,7 +232,7 @@ def ensemble_text(result: EnsembleResult, n: int) -> str:
     lines = [
         [
             f"{len(result.members)} x {one.n_each}",
-            f"{one.n_single:.2f}",
+            f"{one.n_single:.1f}" + (", all there are, for fewer tokens" if one.is_short else ""),
             str(one.ensemble),
             str(one.single),
             points(one.gain),

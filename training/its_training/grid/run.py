@@ -55,12 +55,13 @@ class Runner:
     command: str
 
     def run(self, splits: Sequence[str]) -> None:
-        done: dict[Cell, None] = {}
-        for cell in cells_of(self.spec, splits):
-            if cell not in done and not self._is_redundant(cell):
-                self._measure(cell)
-                done[cell] = None
-                write_index(self.out, self.spec, tuple(done), self.conditions())
+        """The index holds from the start what an earlier run left, whose inputs are compared when its turn comes."""
+        cells = [cell for cell in dict.fromkeys(cells_of(self.spec, splits)) if not self._is_redundant(cell)]
+        done = {cell for cell in cells if (self.out / cell.folder).is_dir()}
+        for cell in cells:
+            self._measure(cell)
+            done.add(cell)
+            write_index(self.out, self.spec, [one for one in cells if one in done], self.conditions())
 
     def conditions(self) -> dict[str, Any]:
         return {"command": self.command, "versions": versions(), "engine": "in process, fp32, prompts of one length"}
