@@ -57,12 +57,14 @@ def page(grid: Grid, date: str, picture: str) -> str:
 
 def _conditions(grid: Grid, date: str) -> str:
     spec, vote = grid.spec, grid.spec.vote
+    train_seeds = sorted({cell.train_seed for cell in grid.cells if cell.train_seed is not None})
+    persona_seeds = sorted({cell.persona_seed for cell in grid.cells})
     versions = ", ".join(f"{name} {version}" for name, version in grid.conditions.get("versions", {}).items())
     return " ".join(
         [
             f"Command: `{grid.conditions.get('command', 'unknown')}`. Written {date}. Base `{spec.base.name}`;",
-            f"training seeds {_list(spec.train_seeds)} (each names the training problems, their order and their",
-            f"personas), persona seeds of serving {_list(spec.persona_seeds)}, sampling seed {spec.sampling_seed}.",
+            f"training seeds {_list(train_seeds)} (each names the training problems, their order and their",
+            f"personas), persona seeds of serving {_list(persona_seeds)}, sampling seed {spec.sampling_seed}.",
             f"{spec.test.n:,} held-out test problems and {spec.validation.n:,} validation problems a cell, {vote.n}",
             f"candidates at temperature {vote.temperature:g}, top_p {vote.top_p or 1:g}, at most {vote.max_tokens}",
             f"tokens, and one greedy reply. {len(grid.files)} candidates files.",
@@ -79,7 +81,8 @@ def _how_to_read(grid: Grid) -> str:
     text = (
         "Numbers are percent or points with 95% intervals over training seeds and items together (crossed bootstrap, "
         "widened for few seeds); * marks intervals of fewer than three training seeds: this checkpoint only. Template "
-        "personas. Differences are paired: same items, same training seeds. Framed cells are asked as trained."
+        "personas. Differences are paired: same items, same training seeds. Framed cells are asked as trained, empty "
+        "ones were not measured."
     )
     if grid.spec.base.reads == "text" and any(cell.trained == BASE for cell in grid.cells):
         text += (
