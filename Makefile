@@ -1,6 +1,6 @@
 # One command for each wish. The environment lies outside the checkout (deploy/environment.py says where), .venv links to it.
 PYTHON ?= python3
-export PYTHONPATH := $(CURDIR):$(CURDIR)/training
+export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-vllm test-eval check fix demo grid results dry-run results-gate results-prepare results-personas \

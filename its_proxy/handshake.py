@@ -17,7 +17,7 @@ from its_proxy.codesign.errors import BadPayload, ManifestError, UpstreamError, 
 from its_proxy.codesign.manifest import Probe, ProbeReply
 from its_proxy.evidence import MAX_TOKENS, Comparison, Scored, compare, has_reference, scored_tokens
 from its_proxy.probes import ask_logprobs, ask_reply, ask_tokens
-from its_proxy.upstreams.base import Upstream
+from its_proxy.upstreams.base import Upstream, applied
 from its_proxy.voting.answers import after_reasoning
 
 State = Literal["pending", "verified", "unverified", "mismatch", "none"]
@@ -72,8 +72,9 @@ async def examine(
     """
     checks: list[Check] = []
     try:
-        async for check in _checks(checkpoint, upstream, served_name, is_local=is_local, weights=weights):
-            checks.append(check)
+        with applied(checkpoint.pair_id):  # the probes are stored as rewritten
+            async for check in _checks(checkpoint, upstream, served_name, is_local=is_local, weights=weights):
+                checks.append(check)
     except UpstreamError as error:
         checks.append(Check("upstream", "unknown", error.message, error.hint))
     return Report(verdict_of(checks), tuple(checks))

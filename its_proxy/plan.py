@@ -102,7 +102,8 @@ class PlannedMember:
 class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
     `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it;
-    `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use."""
+    `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use;
+    `is_mistrusted`: a layer in front says that it has rewritten the query, and is not believed."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -116,6 +117,7 @@ class Plan:
     gives_up: bool
     n_first: int | None = None
     is_valid: IsValid | None = None
+    is_mistrusted: bool = False
 
     @property
     def is_forced(self) -> bool:

@@ -208,7 +208,8 @@ def _abstained(outcome: Outcome) -> dict[str, int]:
 
 def _reservations(plan: Plan) -> list[str]:
     """What is not as the pair was trained."""
-    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools
+    mistrusted = ["x-its-applied ignored"] * plan.is_mistrusted
+    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted
 
 
 def _degraded(outcome: Outcome) -> str | None:

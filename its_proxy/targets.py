@@ -21,7 +21,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
-from its_proxy.upstreams.base import Body, Completion, RawReply, Upstream
+from its_proxy.upstreams.base import Body, Completion, RawReply, Upstream, applied
 
 _Result = TypeVar("_Result")
 
@@ -83,8 +83,11 @@ class Target:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for targets that are the same to a server whose settings are read again."""
-        pair = self.checkpoint.pair_id if self.checkpoint is not None else None
-        return (self.model, id(self.upstream), self.served_name, pair)
+        return (self.model, id(self.upstream), self.served_name, self.pair_id)
+
+    @property
+    def pair_id(self) -> str | None:
+        return self.checkpoint.pair_id if self.checkpoint is not None else None
 
     @property
     def state(self) -> State:
@@ -203,17 +206,19 @@ class Target:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with self._counted():
+        with self._counted(), applied(self.pair_id):
             return await self.upstream.complete(body, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         with self._counted():
-            async with self.upstream.stream(body, request_id) as chunks:
+            async with AsyncExitStack() as stack:
+                with applied(self.pair_id):  # only while it begins: who reads the stream may be another task
+                    chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
                 yield chunks
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        with self._counted():
+        with self._counted(), applied(self.pair_id):
             return await self.upstream.forward(method, path, body, content_type)
 
     @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from its_proxy.server import chat
+from its_proxy import exchange
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 from tests.scripted import Say, Script, ScriptedUpstream, scripted_upstream
 from tests.serving import Server, manifest, model_settings, serving, tokens_of, write_checkpoint
@@ -150,8 +150,8 @@ def report(what: str, n_open: int, spent: list[float]) -> None:
 
 
 async def test_a_client_who_leaves_between_headers_and_the_first_candidate_cancels_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(chat, "HEADERS_AFTER_S", 0.01)
-    monkeypatch.setattr(chat, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(exchange, "STREAM_BEGINS_S", 0.01)
+    monkeypatch.setattr(exchange, "HEARTBEAT_S", 0.01)
     async with voting(tmp_path, all_hold) as (server, upstream):
         tasks = asyncio.all_tasks()
         for round_ in range(1, ROUNDS + 1):

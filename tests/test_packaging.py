@@ -38,8 +38,8 @@ def pins() -> dict[str, Version]:
 def direct_requirements(pyproject: dict) -> list[Requirement]:
     project = pyproject["project"]
     groups = [project["dependencies"], pyproject["build-system"]["requires"]]
-    # What `eval` needs is pinned for the environment that it has to itself, by deploy/eval-constraints.txt.
-    extras = [wanted for extra, wanted in project["optional-dependencies"].items() if extra != "eval"]
+    # What these need is pinned for the environments that they have to themselves, by deploy/*-constraints.txt.
+    extras = [wanted for extra, wanted in project["optional-dependencies"].items() if extra not in ("eval", "litellm")]
     groups += [*extras, *pyproject["dependency-groups"].values()]
     return [Requirement(item) for group in groups for item in group if not item.startswith("its-proxy[")]
 
@@ -60,7 +60,8 @@ def test_serving_installs_light(base: set[str]) -> None:
 
 
 def test_the_extras_are_those_that_this_version_offers(pyproject: dict) -> None:
-    assert set(pyproject["project"]["optional-dependencies"]) == {"embedded", "train", "client", "eval", "hub"}
+    extras = {"embedded", "train", "client", "eval", "hub", "litellm"}
+    assert set(pyproject["project"]["optional-dependencies"]) == extras
 
 
 def test_without_extras_every_module_imports_but_the_client_and_the_inspect_task(base: set[str]) -> None:

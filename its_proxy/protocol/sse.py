@@ -55,7 +55,7 @@ def role_event(completion_id: str, created: int, model: str, n_choices: int = 1)
     return b"".join(event({**head, "choices": [_chunk_choice(index, delta)]}) for index in range(n_choices))
 
 
-async def relayed(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """An upstream's own events as they come, cut at line ends: a stream that breaks never ends inside an event.
 
     Raises UpstreamError where it breaks, where it just ends without [DONE], and where it tells an error of

@@ -22,6 +22,7 @@ from its_proxy.server.context import (
     Context,
     caller_of,
     context_of,
+    front_of,
     new_request_id,
     traits_of,
 )
@@ -115,7 +116,9 @@ async def forward(request: web.Request) -> web.Response:
         raise RequestError("this route knows no model suffix", param="model", hint="use /v1/chat/completions")
     served.require_serving()
     checkpoint = served.checkpoint
-    if served.is_ensemble or (checkpoint is not None and checkpoint.serve.strategy.family != "none"):
+    is_rewritten = front_of(request, caller).has_applied(served)
+    has_strategy = served.is_ensemble or (checkpoint is not None and checkpoint.serve.strategy.family != "none")
+    if has_strategy and not is_rewritten:
         raise StrategyNotApplicable(
             f"{served.name} is asked through its strategy, which needs chat messages",
             param="model", hint="use /v1/chat/completions",

@@ -9,7 +9,7 @@ from hashlib import sha256
 from its_proxy.codesign.errors import Unauthenticated
 from its_proxy.settings import KeySettings
 
-ALL_RIGHTS = frozenset({"force", "explain", "candidates"})
+ALL_RIGHTS = frozenset({"force", "explain", "candidates", "front"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class Caller:
 
 
 class Doorkeeper:
-    """Without keys (a loopback server) everyone is let in, with every right but, if so set, `force`."""
+    """Without keys (a loopback server) everyone is let in, with every right but, if so set, `force`.
+
+    To say that a query has been rewritten already is to choose its strategy, so `front` goes with `force`.
+    """
 
     def __init__(self, keys: Sequence[KeySettings], environ: Mapping[str, str], *, allow_force: bool) -> None:
         digests = [(bytes.fromhex(key.digest(environ)), key) for key in keys]
         self._callers = [(digest, Caller(key.name, frozenset(key.rights), digest)) for digest, key in digests]
-        self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force"})
+        self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force", "front"})
 
     def admit(self, authorization: str | None) -> Caller:
         """The caller behind an `Authorization` header; raises Unauthenticated."""

@@ -14,12 +14,12 @@ from its_proxy.codesign.manifest import FILE_NAME
 from its_proxy.codesign.strategies import load_strategies
 from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
 from its_proxy.hub import Hub
+from its_proxy.open_upstream import OpenUpstream
+from its_proxy.served import Model, Served, passed_through, rules_for
 from its_proxy.server.auth import Doorkeeper
 from its_proxy.server.catalog import Alias, Catalog
 from its_proxy.server.context import Context
-from its_proxy.server.discovered import OpenUpstream
 from its_proxy.server.metrics import Metrics
-from its_proxy.server.served import Model, Served, passed_through, rules_for
 from its_proxy.settings import AliasSettings, EnsembleSettings, ModelSettings, Settings, UpstreamSettings
 from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream

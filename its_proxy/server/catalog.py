@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from its_proxy.codesign.errors import ModelNotFound, RequestError
 from its_proxy.handshake import NO_MANIFEST
-from its_proxy.server.discovered import OpenUpstream
-from its_proxy.server.served import Model, Served
+from its_proxy.open_upstream import OpenUpstream
+from its_proxy.served import Model, Served
 from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
 

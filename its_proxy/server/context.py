@@ -8,10 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
+from its_proxy.exchange import Front
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
 from its_proxy.server.metrics import Metrics
 from its_proxy.settings import Settings
+from its_proxy.upstreams.base import APPLIED_HEADER
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -51,6 +53,11 @@ def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> 
         return None
     tenant = body.get("user") if source == "user" else request.headers.get(source.removeprefix("header:"))
     return tenant if isinstance(tenant, str) else None
+
+
+def front_of(request: web.Request, caller: Caller) -> Front:
+    """What a layer in front says it has done."""
+    return Front(request.headers.get(APPLIED_HEADER), "front" in caller.rights)
 
 
 def traits_of(body: Mapping[str, Any], caller: Caller, query: str | None) -> dict[str, str | None]:

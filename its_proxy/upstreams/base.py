@@ -5,8 +5,9 @@ client whole and untouched. `upstreams/http.py` talks to vLLM or any OpenAI serv
 `upstreams/embedded.py` runs `transformers` in this process.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -15,6 +16,22 @@ Body: TypeAlias = Mapping[str, Any]
 
 Completion: TypeAlias = dict[str, Any]
 """A `chat.completion` object exactly as the upstream sent it, with at least one choice."""
+
+
+APPLIED_HEADER = "x-its-applied"
+APPLIED: ContextVar[str | None] = ContextVar("applied", default=None)
+"""The pair that has been applied to what is being sent: upstreams that have layers of their own behind them say so
+there (`x-its-applied`), so that a query is rewritten once and voted on once."""
+
+
+@contextmanager
+def applied(pair_id: str | None) -> Iterator[None]:
+    """Calls that begin in this block carry the pair's mark."""
+    token = APPLIED.set(pair_id)
+    try:
+        yield
+    finally:
+        APPLIED.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

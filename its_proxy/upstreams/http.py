@@ -24,7 +24,7 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from its_proxy.upstreams.base import Body, Completion, RawReply
+from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
 
 MAX_REPLY_BYTES = 8 * 2**20
 # Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
@@ -178,6 +178,8 @@ class HttpUpstream:
         headers = {"Content-Type": content_type} if content_type else {}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
+        if (pair_id := APPLIED.get()) is not None:
+            headers[APPLIED_HEADER] = pair_id
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
                 response = await self._open_session().request(

@@ -9,8 +9,8 @@ from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.handshake import NO_MANIFEST, Verdict
 from its_proxy.plan import VoteRules
+from its_proxy.served import Model, Served
 from its_proxy.server.catalog import Alias
-from its_proxy.server.served import Model, Served
 from its_proxy.settings import load_settings
 from its_proxy.targets import Target
 from tests.scripted import Say, scripted_upstream

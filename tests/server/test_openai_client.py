@@ -148,7 +148,7 @@ async def test_typed_errors_of_our_own(tmp_path, model):
 
 
 async def test_an_error_in_the_middle_of_a_stream_is_raised(tmp_path, monkeypatch):
-    monkeypatch.setattr("its_proxy.server.chat.HEADERS_AFTER_S", 0.0)
+    monkeypatch.setattr("its_proxy.exchange.STREAM_BEGINS_S", 0.0)
     async with both_models(tmp_path) as client:
         stream = await client.chat.completions.create(model="voted", messages=MESSAGES, stream=True, user="fail 500")
         with pytest.raises(openai.APIError, match="upstream gpu answered 500"):

@@ -6,7 +6,7 @@ import json
 import pytest
 from aiohttp import web
 
-from its_proxy.server import chat as handlers
+from its_proxy import exchange
 from tests.scripted import Say
 from tests.serving import manifest, serving_script, write_checkpoint
 
@@ -73,8 +73,8 @@ class TestVotedStream:
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
     async def test_comments_keep_the_line_alive_while_the_vote_goes_on(self, checkpoint, monkeypatch):
-        monkeypatch.setattr(handlers, "HEADERS_AFTER_S", 0.05)
-        monkeypatch.setattr(handlers, "HEARTBEAT_S", 0.05)
+        monkeypatch.setattr(exchange, "STREAM_BEGINS_S", 0.05)
+        monkeypatch.setattr(exchange, "HEARTBEAT_S", 0.05)
         async with (
             serving_script(Say(LONG, delay_s=0.4), checkpoint) as (server, upstream),
             server.http.post(server.url + "/chat/completions", json=QUESTION) as reply,
@@ -95,7 +95,7 @@ class TestVotedStream:
         assert reply.error["code"] == "upstream_rejected"
 
     async def test_a_late_failure_is_one_event_and_done(self, checkpoint, monkeypatch):
-        monkeypatch.setattr(handlers, "HEADERS_AFTER_S", 0.05)
+        monkeypatch.setattr(exchange, "STREAM_BEGINS_S", 0.05)
         async with serving_script(Say(status=500, delay_s=0.3), checkpoint) as (server, _):
             reply = await server.ask(stream=True)
         assert reply.status == 200
@@ -117,7 +117,7 @@ class TestVotedStream:
             raise RuntimeError("secret of the house")
 
         async with serving_script(Say(LONG), checkpoint) as (server, _):
-            monkeypatch.setattr(handlers, "completion_events", broken)
+            monkeypatch.setattr(exchange, "completion_events", broken)
             reply = await server.ask(stream=True)
         assert reply.chunks[-1]["error"]["code"] == "internal_error"
         assert b"secret" not in reply.raw
@@ -129,8 +129,8 @@ class TestVotedStream:
         assert chunks[-1]["its"]["stopped"] == "no_answer"
 
     async def test_a_client_that_leaves_in_the_middle_of_its_stream_cancels_all(self, checkpoint, monkeypatch):
-        monkeypatch.setattr(handlers, "HEADERS_AFTER_S", 0.05)
-        monkeypatch.setattr(handlers, "HEARTBEAT_S", 0.05)
+        monkeypatch.setattr(exchange, "STREAM_BEGINS_S", 0.05)
+        monkeypatch.setattr(exchange, "HEARTBEAT_S", 0.05)
         async with serving_script(Say(LONG, delay_s=60), checkpoint) as (server, upstream):
             async with server.http.post(server.url + "/chat/completions", json=QUESTION) as reply:
                 await reply.content.readany()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
 
@@ -13,12 +13,12 @@ from its_proxy.discovery import Found, discover
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.plan import VoteRules
-from its_proxy.server.served import Model, Served, passed_through
+from its_proxy.served import Model, Served, passed_through
 from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
+from its_proxy.watch import OnChange
 
 LIST_TTL_S = 10.0
-OnChange: TypeAlias = Callable[[Target, Verdict], None]
 log = structlog.get_logger("its_proxy")
 
 

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from its_proxy.server import discovered
+from its_proxy import open_upstream
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, serving, tokens_of, write_checkpoint
 
@@ -16,7 +16,7 @@ def say(body, number):
 @asynccontextmanager
 async def open_server(folder, monkeypatch, **settings):
     """A server over one upstream and no models; `upstream.roots` maps what it lists to where that came from."""
-    monkeypatch.setattr(discovered, "LIST_TTL_S", 0.05)
+    monkeypatch.setattr(open_upstream, "LIST_TTL_S", 0.05)
     async with scripted_upstream(say, []) as upstream:
         upstream.tokens = lambda body: tokens_of(body["messages"])
         document = {"upstreams": {"gpu": {"url": upstream.url}}, "roots": [folder / "models"], **settings}

@@ -1,0 +1,192 @@
+"""One request to one served model, answered: plainly or as a stream, voted on, or passed through.
+
+The server and every plug-in answer through this, so that they cannot differ in anything but their doors.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from its_proxy.codesign.errors import NotPermitted, RequestError
+from its_proxy.plan import Member, Plan, make_plan
+from its_proxy.protocol.chat import ChatRequest
+from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
+from its_proxy.reply import completion_of, explanation, headers_of
+from its_proxy.sampling import Outcome, sample
+from its_proxy.served import Served
+from its_proxy.upstreams.base import Body
+
+STREAM_BEGINS_S = 1.0
+HEARTBEAT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A JSON object for the client, and headers beside it."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Server-sent events as they come, cut at line ends. Iterating raises ItsError where the stream fails midway."""
+
+    headers: dict[str, str]
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What `x-its-applied` says: the pair that a layer before this one has applied, and whether it may be believed."""
+
+    pair_id: str | None = None
+    is_trusted: bool = False
+
+    def has_applied(self, served: Served) -> bool:
+        """Whether the request is rewritten already, and one candidate of a vote held elsewhere. Raises RequestError
+        for another pair than the model's own: both layers would have rewritten it wrongly."""
+        if self.pair_id is None or not self.is_trusted:
+            return False
+        own = served.checkpoint.pair_id if served.checkpoint is not None and not served.is_ensemble else None
+        if self.pair_id != own:
+            raise RequestError(
+                f"the layer in front applied pair {self.pair_id[:8]}, and {served.name} has "
+                + (f"pair {own[:8]}" if own else "no pair of its own"),
+                code="pair_mismatch",
+                hint="let one layer rewrite, or give both the same checkpoint",
+            )
+        return True
+
+
+NO_FRONT = Front()
+
+
+def _ignore(outcome: Outcome) -> None:
+    """For those who count nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """`members`: as this request asks them. `rights`: what the caller may override. Raises the ItsError family."""
+
+    chat: ChatRequest
+    served: Served
+    members: Sequence[Member]
+    request_id: str
+    rights: frozenset[str] = frozenset()
+    front: Front = NO_FRONT
+    on_outcome: Callable[[Outcome], None] = _ignore
+
+    @property
+    def is_passed_through(self) -> bool:
+        """No manifest, or a layer in front has applied it: the request goes on as it came."""
+        has_manifest = self.served.checkpoint is not None or self.served.is_ensemble
+        return not has_manifest or self.front.has_applied(self.served)
+
+    async def reply(self) -> Reply:
+        """The whole answer; or, where it is asked to `explain`, the plan for it."""
+        self.served.require_serving()
+        if self.is_passed_through:
+            return Reply(await self.members[0].upstream.complete(self._untouched(), self.request_id), {})
+        plan = self.plan()
+        if self.chat.its.explain:
+            return Reply(explanation(plan), headers_of(plan))
+        outcome = await sample(plan, self.request_id)
+        return Reply(self._completion(outcome), headers_of(plan, outcome))
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Streamed]:
+        """The same as events. Entering waits for the first candidate or a second, so that an early failure is raised
+        while there is still a status to say it with; leaving cancels whatever still runs."""
+        self.served.require_serving()
+        if self.is_passed_through:
+            streaming = self._relay(self._untouched(), {})
+        else:
+            plan = self.plan()
+            streaming = self._relay(self._single(plan), headers_of(plan)) if plan.n == 1 else self._vote(plan)
+        async with streaming as streamed:
+            yield streamed
+
+    def plan(self) -> Plan:
+        """Raises NotPermitted for what needs a right that the caller lacks."""
+        for right in ("explain", "candidates"):
+            if getattr(self.chat.its, right) and right not in self.rights:
+                raise NotPermitted(f"{right} is not among this key's rights", param=f"its.{right}")
+        plan = make_plan(self.chat, self.members, self.served.rules, self.rights, self.chat.model)
+        is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
+        return replace(plan, is_mistrusted=True) if is_mistrusted else plan
+
+    def _untouched(self) -> dict[str, Any]:
+        """The client's own body, under the name that the upstream knows."""
+        if self.chat.its.model_fields_set:
+            raise RequestError(
+                f"{self.served.name} is passed through here, so nothing is rewritten or voted on",
+                param="its",
+                hint="leave its out",
+            )
+        return {**self.chat.body, "model": self.members[0].served_name}
+
+    def _single(self, plan: Plan) -> dict[str, Any]:
+        """One candidate needs no vote, so nothing holds its words back: the upstream's own stream is relayed."""
+        options = self.chat.body.get("stream_options")
+        told = {} if options is None else {"stream_options": options}
+        return {**plan.members[0].body, "seed": plan.seed, **told}
+
+    @asynccontextmanager
+    async def _relay(self, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
+        upstream = self.members[0].upstream
+        async with upstream.stream(body, self.request_id) as chunks, aclosing(relayed(chunks)) as whole:
+            yield Streamed(dict(headers), whole)
+
+    @asynccontextmanager
+    async def _vote(self, plan: Plan) -> AsyncIterator[Streamed]:
+        has_first = asyncio.Event()
+        async with _running(sample(plan, self.request_id, has_first.set)) as vote:
+            async with _running(has_first.wait()) as first:
+                await asyncio.wait({vote, first}, timeout=STREAM_BEGINS_S, return_when=asyncio.FIRST_COMPLETED)
+            if vote.done():
+                await vote  # raises what it failed with
+            async with aclosing(self._events(plan, vote)) as events:
+                yield Streamed(headers_of(plan), events)
+
+    async def _events(self, plan: Plan, vote: "asyncio.Task[Outcome]") -> AsyncGenerator[bytes, None]:
+        created = int(time.time())
+        yield role_event(self._completion_id, created, plan.model, plan.n_choices)
+        while not vote.done():
+            await asyncio.wait({vote}, timeout=HEARTBEAT_S)
+            if not vote.done():
+                yield HEARTBEAT
+        completion = self._completion(await vote) | {"created": created}
+        for event in completion_events(completion, include_usage=self.chat.wants_usage):
+            yield event
+        yield DONE
+
+    def _completion(self, outcome: Outcome) -> dict[str, Any]:
+        self.on_outcome(outcome)
+        return completion_of(
+            outcome,
+            completion_id=self._completion_id,
+            created=int(time.time()),
+            with_candidates=self.chat.its.candidates,
+        )
+
+    @property
+    def _completion_id(self) -> str:
+        return f"chatcmpl-{self.request_id}"
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """A task that never outlives the block, however it is left: the client may go at any await."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio would report what nobody waits for any more

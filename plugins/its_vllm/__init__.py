@@ -1,0 +1,1 @@
+"""its-proxy inside vLLM: `vllm serve CHECKPOINT --middleware its_vllm.Middleware`."""
