@@ -29,23 +29,24 @@ def spec(**changes) -> GridSpec:
         "validation": {"n": 200},
         "test": {"n": 200},
         "vote": {"n": 8, "temperature": 0.8, "max_tokens": 96},
+        "ensemble": {"members": ["similar", "dissimilar", "random"], "n": 8},
     }
     return GridSpec.model_validate({**document, **changes})
 
 
-def row(item: int, accuracy: float, *, prompt_tokens: int = 40, tokens: int = 10, seed: str = "") -> Row:
-    """Eight candidates, each right with the item's own chance around `accuracy`."""
+def row(item: int, accuracy: float, *, prompt_tokens: int = 40, tokens: int = 10, seed: str = "", n: int = 8) -> Row:
+    """n candidates, each right with the item's own chance around `accuracy`."""
     chance = random.Random(f"{seed}|{item}")
     ease = min(1.0, max(0.0, accuracy + random.Random(item).uniform(-0.2, 0.2)))
-    answers = ["1" if chance.random() < ease else str(chance.randint(2, 9)) for _ in range(9)]
+    answers = ["1" if chance.random() < ease else str(chance.randint(2, 9)) for _ in range(n + 1)]
     drawn = [
-        CandidateRow(index=n, seed=n, text=f"\\boxed{{{answer}}}", answer=answer, finish_reason="stop",
+        CandidateRow(index=index, seed=index, text=f"\\boxed{{{answer}}}", answer=answer, finish_reason="stop",
                      completion_tokens=tokens)
-        for n, answer in enumerate(answers)
+        for index, answer in enumerate(answers)
     ]  # fmt: skip
     return Row(
         id=f"i{item}", query="?", gold="1", model="m", strategy="s", temperature=0.8,
-        asked={"prompt_tokens": prompt_tokens}, candidates=tuple(drawn[:8]), greedy=drawn[8],
+        asked={"prompt_tokens": prompt_tokens}, candidates=tuple(drawn[:n]), greedy=drawn[n],
     )  # fmt: skip
 
 
@@ -67,7 +68,8 @@ def write_grid(
                 file = folder / cell.folder / "candidates.jsonl"
                 file.parent.mkdir(parents=True)
                 n_prompt = (prompt_tokens or {}).get(asked, 40)
-                rows = [row(n, accuracy, prompt_tokens=n_prompt, seed=cell.title) for n in range(n_items)]
+                n = grid_spec.n_candidates(trained, asked, cell.persona_seed)
+                rows = [row(k, accuracy, prompt_tokens=n_prompt, seed=cell.title, n=n) for k in range(n_items)]
                 file.write_text("".join(one.model_dump_json() + "\n" for one in rows), "utf-8")
                 cells.append(cell)
     write_index(folder, grid_spec, cells, {"command": "test"})

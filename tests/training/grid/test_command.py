@@ -43,7 +43,7 @@ def test_report_writes_a_page_and_pictures_that_open(folder, tmp_path):
     assert done.exit_code == 0, done.output
     text = (tmp_path / "page.md").read_text("utf-8")
     for heading in ("## maj@8, test", "## What one side alone costs", "What does the bypass-safe `mixed` arm cost?",
-                    "## Which arm, served how? Chosen on validation", "## The vote of three checkpoints"):  # fmt: skip
+                    "## Which arm, served how? Chosen on validation", "## The vote of the ensemble"):  # fmt: skip
         assert heading in text
     assert "none: asked none - asked random" in text
     with Image.open(tmp_path / "page.png") as picture:
@@ -94,7 +94,12 @@ def test_a_damaged_grid_is_one_line(tmp_path, damage, said):
     ("change", "said"),
     [
         ({"asked": ["no-such-arm"]}, "asked 'no-such-arm', which is no arm"),
-        ({"arms": {"none": {"strategy": "nonsense"}}, "asked": ["none"]}, "arms.none: unknown strategy 'nonsense'"),
+        (
+            {"arms": {"none": {"strategy": "nonsense"}}, "asked": ["none"], "ensemble": None},
+            "arms.none: unknown strategy 'nonsense'",
+        ),
+        ({"ensemble": {"members": ["none", "no-such-arm"], "n": 8}}, "ensemble: no-such-arm: no such arm"),
+        ({"ensemble": {"members": ["none", "random"], "n": 2}}, "ensemble.n is smaller than vote.n"),
         ({"train_seed": [1]}, "train_seed: unknown key"),
         ({"vote": {"n": 8}}, "vote needs temperature and max_tokens"),
         ({"base": {"name": "x"}}, "name either demo or checkpoints"),

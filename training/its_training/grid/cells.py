@@ -8,7 +8,7 @@ The index is plain JSON: candidates files that `its-proxy evaluate` made before 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -90,12 +90,19 @@ class Grid:
         return list(self.files)
 
     def rows(self, cell: Cell) -> Sequence[Row]:
-        return _rows(self.files[cell])
+        """Each item with the candidates of one vote."""
+        return _rows(self.files[cell], self.spec.vote.n)
+
+    def with_n(self, n: int) -> "Grid":
+        """The same cells read for votes of n candidates; one that was asked for fewer has no more."""
+        vote = self.spec.vote.model_copy(update={"n": n})
+        return replace(self, spec=self.spec.model_copy(update={"vote": vote}))
 
 
 @lru_cache(maxsize=512)
-def _rows(path: Path) -> Sequence[Row]:
-    return tuple(read_candidates(path))
+def _rows(path: Path, n: int) -> Sequence[Row]:
+    rows = read_candidates(path)
+    return tuple(row.model_copy(update={"candidates": row.candidates[:n]}) for row in rows)
 
 
 def write_index(out: Path, spec: GridSpec, cells: Sequence[Cell], conditions: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from its_proxy.codesign.errors import ConfigError
 from its_training.grid.cells import Cell, Grid
 from its_training.grid.equal_tokens import Way, cost, majority_of, n_affordable
 from its_training.grid.hierarchy import Measured, measured
+from its_training.grid.spec import Ensemble
 from its_training.grid.values import Values, difference, majority, values
 
 
@@ -39,12 +40,12 @@ class EnsembleResult:
     versus: Sequence[Versus]
 
 
-def ensemble(grid: Grid, members: Sequence[str]) -> EnsembleResult:
+def ensemble(grid: Grid, asked: Ensemble) -> EnsembleResult:
     """Each member is asked as it was trained. Raises ConfigError where a cell is missing."""
-    ways = [Way(name, grid.spec.matched(name)) for name in members]
+    ways = [Way(name, grid.spec.matched(name)) for name in asked.members]
     best = max(ways, key=lambda way: _values(grid, way, "validation").mean)
-    most = grid.spec.vote.n
-    versus = [_versus(grid, ways, best, n_each) for n_each in (1, 2) if n_each * len(ways) <= most]
+    wide, most = grid.with_n(asked.n), grid.spec.vote.n
+    versus = [_versus(wide, ways, best, n_each) for n_each in (1, 2) if n_each * len(ways) <= most]
     return EnsembleResult(ways, best, {way: measured(_values(grid, way, "test")) for way in ways}, versus)
 
 

@@ -13,8 +13,6 @@ from its_training.grid.equal_tokens import Way
 from its_training.grid.hierarchy import Measured, measured
 from its_training.grid.values import Measure, difference, greedy, majority, pass_at_1, tokens_of, values
 
-MEMBERS = ("similar", "dissimilar", "random")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -221,13 +219,14 @@ def _gain(gain: Estimate) -> str:
 
 
 def _ensemble_section(grid: Grid) -> str:
-    if not set(MEMBERS) <= set(grid.spec.arms):
+    if grid.spec.ensemble is None:
         return ""
+    head = "## The vote of the ensemble\n\n"
     try:
-        result = ensemble(grid, MEMBERS)
+        result = ensemble(grid, grid.spec.ensemble)
     except ConfigError as error:
-        return f"## The vote of three checkpoints\n\nNot measured: {error}."
-    return "## The vote of three checkpoints\n\n" + ensemble_text(result, grid.spec.vote.n)
+        return f"{head}Not measured: {error}."
+    return head + ensemble_text(result, grid.spec.vote.n)
 
 
 def ensemble_text(result: EnsembleResult, n: int) -> str:
@@ -245,7 +244,7 @@ def ensemble_text(result: EnsembleResult, n: int) -> str:
     return (
         f"Members, each through its own strategy, maj@{n} on test: {alone}. Best member, chosen on validation: "
         f"{result.best.trained}. Against its self-consistency at equal total tokens:\n\n"
-        + markdown(["candidates", "of the best member", "vote of three", "best member alone", "gain"], lines)
+        + markdown(["candidates", "of the best member", "vote of all", "best member alone", "gain"], lines)
     )
 
 

@@ -44,6 +44,10 @@ def cells_of(spec: GridSpec, splits: Sequence[str]) -> Iterator[Cell]:
                 yield from (Cell(arm, spec.matched(arm), split, seed, other) for other in more)
 
 
+def n_candidates(spec: GridSpec, cell: Cell) -> int:
+    return spec.n_candidates(cell.trained, cell.asked, cell.persona_seed)
+
+
 @dataclass(frozen=True, slots=True)
 class Runner:
     """Fills `out` with the cells of `spec`; what an earlier run finished is kept."""
@@ -80,7 +84,7 @@ class Runner:
         inputs = {
             "weights_sha256": weights_sha256(source),
             "asked": side.model_dump(mode="json"),
-            "vote": self.spec.vote.model_dump(mode="json"),
+            "vote": self.spec.vote.model_dump(mode="json") | {"n": n_candidates(self.spec, cell)},
             "sampling_seed": self.spec.sampling_seed,
             "ids_sha256": digest([item.id for item in items]),
             "reads": self.spec.base.reads if cell.trained == BASE else "chat",
@@ -108,7 +112,7 @@ class Asking:
     checkpoint: Checkpoint
 
     def rows(self, items: Sequence[Item], advance: Advance) -> list[Row]:
-        """`vote.n` candidates and one greedy reply of every item."""
+        """All candidates and one greedy reply of every item."""
         prompts = [self._prompt(item) for item in items]
         samplings = [self._samplings(item) for item in items]
         n_done = 0
@@ -144,7 +148,7 @@ class Asking:
         assert vote.max_tokens is not None
         drawn = [
             Sampling(seed + index, vote.max_tokens, vote.temperature, vote.top_p or 1.0, vote.top_k or 0)
-            for index in range(vote.n)
+            for index in range(n_candidates(self.spec, self.cell))
         ]
         return [*drawn, Sampling(seed, vote.max_tokens, temperature=0.0)]
 

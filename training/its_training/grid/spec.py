@@ -61,6 +61,14 @@ class GridBase(_Strict):
         return self
 
 
+class Ensemble(_Strict):
+    """Arms that vote together, each asked as it was trained. `n`: how many candidates each is asked for, so that the
+    tokens of all of them also pay for a vote of one alone."""
+
+    members: tuple[str, ...] = Field(min_length=2)
+    n: int = Field(ge=1)
+
+
 class GridSpec(_Strict):
     schema_version: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -73,6 +81,7 @@ class GridSpec(_Strict):
     validation: Items
     test: Items
     vote: VoteAdvice
+    ensemble: Ensemble | None = None
     sampling_seed: int = 0
 
     @model_validator(mode="after")
@@ -81,6 +90,10 @@ class GridSpec(_Strict):
         for way in ways:
             if way not in self.arms:
                 raise ValueError(f"asked {way!r}, which is no arm: {', '.join(self.arms)}")
+        if self.ensemble is not None and (strangers := set(self.ensemble.members) - set(self.arms)):
+            raise ValueError(f"ensemble: {', '.join(sorted(strangers))}: no such arm")
+        if self.ensemble is not None and self.ensemble.n < self.vote.n:
+            raise ValueError("ensemble.n is smaller than vote.n")
         if "base" in self.arms:
             raise ValueError("no arm may be called base: that is the untouched base's row")
         if self.vote.temperature is None or self.vote.max_tokens is None:
@@ -90,6 +103,12 @@ class GridSpec(_Strict):
     def matched(self, arm: str) -> str:
         """The way of asking that `arm` was trained for."""
         return self.arms[arm].served_as or arm
+
+    def n_candidates(self, trained: str, asked: str, persona_seed: int) -> int:
+        """How many candidates a cell is asked for."""
+        members = self.ensemble.members if self.ensemble is not None else ()
+        is_members = trained in members and asked == self.matched(trained) and persona_seed == self.persona_seeds[0]
+        return self.ensemble.n if self.ensemble is not None and is_members else self.vote.n
 
     def is_plain(self, arm: str) -> bool:
         """Whether the arm's strategy adds nothing to a query."""
