@@ -12,12 +12,14 @@ from its_proxy.targets import Missing, Route, Target, choose
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One checkpoint at one or several targets. `weight` is what each of its ballots counts in an ensemble."""
+    """One checkpoint at one or several targets. `weight` is what each of its ballots counts in an ensemble;
+    `is_spread`: the candidates of one query go to all of the targets, not to the least busy one."""
 
     name: str
     checkpoint: Checkpoint | None
     targets: tuple[Target, ...]
     weight: int = 1
+    is_spread: bool = False
 
     @property
     def is_serving(self) -> bool:
@@ -32,7 +34,7 @@ class Model:
         """The model as one query asks it: by a route that begins at its least loaded target."""
         target = choose(self.targets)
         if target is not None:
-            route = Route(target, self.targets, salt)
+            route = Route(target, self.targets, salt, self.is_spread)
             return Member(self.name, route, target.served_name, self.checkpoint, route, self.weight)
         away = self.targets[0]
         missing = Missing(away.upstream.name, f"{self.name} serves nowhere: {away.verdict.reason}")

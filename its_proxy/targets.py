@@ -276,7 +276,8 @@ def choose(targets: Sequence[Target], besides: Target | None = None) -> Target |
 
 @dataclass(slots=True)
 class Route:
-    """One query's way to a model: an Upstream. All its candidates go to one target of several.
+    """One query's way to a model: an Upstream. All its candidates go to one target of several, where the prompt is read
+    once; or, `is_spread`, each to the least busy one, so that no target can lose the whole vote.
 
     A call that certainly cost nothing there (no connection, no room, no such name) is asked once elsewhere, and the
     calls after it go there at once. `salt` goes along where the upstream is known to take one. `was_begun`: some
@@ -286,6 +287,7 @@ class Route:
     target: Target
     targets: Sequence[Target]
     salt: str | None = None
+    is_spread: bool = False
     was_begun: bool = False
     state: State = field(init=False)
 
@@ -294,10 +296,11 @@ class Route:
 
     @property
     def name(self) -> str:
-        return self.target.upstream.name
+        spread = ", ".join(target.upstream.name for target in self.targets)
+        return spread if self.is_spread else self.target.upstream.name
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        target = self.target
+        target = self._next()
         try:
             return await self._begin(target.complete(self._body(target, body), request_id))
         except UpstreamError as error:
@@ -306,7 +309,7 @@ class Route:
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        target = self.target
+        target = self._next()
         async with AsyncExitStack() as stack:
             try:
                 stream = target.stream(self._body(target, body), request_id)
@@ -326,6 +329,9 @@ class Route:
     async def close(self) -> None:
         """The upstreams are the catalog's to close."""
 
+    def _next(self) -> Target:
+        return (choose(self.targets) or self.target) if self.is_spread else self.target
+
     async def _begin(self, call: Awaitable[_Result]) -> _Result:
         try:
             result = await call
@@ -344,7 +350,8 @@ class Route:
         is_promised = target.checkpoint is not None or not is_unknown_name(error)
         if not (cost_nothing(error) and is_promised):
             raise error
-        other = self.target if self.target is not target else choose(self.targets, besides=target)
+        has_moved = self.target is not target and not self.is_spread
+        other = self.target if has_moved else choose(self.targets, besides=target)
         if other is None:
             raise error
         self.target, self.state = other, other.state

@@ -1,13 +1,13 @@
 """Who is calling: API keys compared by digest, in constant time over all of them."""
 
 import hmac
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 from its_proxy.codesign.errors import Unauthenticated
 from its_proxy.settings import KeySettings
+from its_proxy.tenants import cache_salt
 
 ALL_RIGHTS = frozenset({"force", "explain", "candidates", "front"})
 
@@ -21,14 +21,9 @@ class Caller:
     identity: bytes = b""
 
     def salt(self, tenant: str | None = None) -> str | None:
-        """What keeps this caller, or the `tenant` it speaks for, apart in an upstream's prefix cache.
-
-        43 letters of base64, cut to the 32 that vLLM wants; None without keys, where all callers are one.
-        """
-        if not self.identity:
-            return None
-        drawn = sha256(b"\0".join((b"its-proxy cache salt", self.identity, (tenant or "").encode("utf-8", "replace"))))
-        return urlsafe_b64encode(drawn.digest()).decode()[:32]
+        """What keeps this caller, or the `tenant` it speaks for, apart in an upstream's prefix cache; None without
+        keys, where all callers are one."""
+        return cache_salt(self.identity, tenant) if self.identity else None
 
 
 class Doorkeeper:

@@ -1,0 +1,47 @@
+"""Errors between the two worlds, with class, status and advice kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from litellm.llms.custom_llm import CustomLLMError
+
+from its_proxy.codesign.errors import (
+    ItsError,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from its_proxy.protocol.envelope import error_reply
+
+
+@contextmanager
+def told_to_litellm() -> Iterator[None]:
+    """Raises ItsError on as what LiteLLM maps to its own exceptions by status; the words are ours."""
+    try:
+        yield
+    except ItsError as error:
+        raise litellm_error(error) from None
+
+
+def litellm_error(error: ItsError) -> CustomLLMError:
+    reply = error_reply(error)
+    raised = CustomLLMError(reply.status, f"{error.code}: {error}")
+    raised.headers = reply.headers  # type: ignore[attr-defined]  # where LiteLLM looks for Retry-After
+    return raised
+
+
+def upstream_error(name: str, error: Exception) -> UpstreamError:
+    """What a call through LiteLLM's router failed with; its text stays in LiteLLM's own log."""
+    status = getattr(error, "status_code", None)
+    kind = type(error).__name__
+    if kind in ("APIConnectionError", "NoDeploymentsAvailable"):
+        return UpstreamUnreachable(f"deployment {name} cannot be reached")
+    if kind == "Timeout":
+        return UpstreamTimeout(f"deployment {name} sent nothing in time")
+    if status in (429, 503):
+        return UpstreamBusy(f"deployment {name} is busy", status=status)
+    if isinstance(status, int) and 400 <= status <= 599:
+        return UpstreamRejected(f"deployment {name} answered {status}", status=status, hint="LiteLLM's log says why")
+    return UpstreamError(f"deployment {name} failed: {kind}")
