@@ -55,7 +55,7 @@ class ItsInfo(_Strict):
 
     @property
     def checkpoints(self) -> tuple[Member, ...]:
-        return self.members or (Member(manifest=self.manifest or _ITS, targets=self.targets),)
+        return self.members or (Member(manifest=self.manifest or _ITS, targets=self.targets, weight=1),)
 
 
 def read_info(model: str, model_info: Any) -> ItsInfo:

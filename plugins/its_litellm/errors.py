@@ -28,7 +28,7 @@ def told_to_litellm() -> Iterator[None]:
 def litellm_error(error: ItsError) -> CustomLLMError:
     reply = error_reply(error)
     raised = CustomLLMError(reply.status, f"{error.code}: {error}")
-    raised.headers = reply.headers  # type: ignore[attr-defined]  # where LiteLLM looks for Retry-After
+    raised.headers = reply.headers  # where LiteLLM looks for Retry-After
     return raised
 
 

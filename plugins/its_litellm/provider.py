@@ -24,7 +24,7 @@ _NOT_FORWARDED = ("extra_body", "extra_headers", "max_retries", "stream")
 _TENANT = ("user_api_key_hash", "user_api_key_user_id", "user_api_key_end_user_id")
 
 
-class Provider(CustomLLM):
+class Provider(CustomLLM):  # type: ignore[misc]
     """One instance serves every deployment whose model begins with `its/`."""
 
     def __init__(self) -> None:

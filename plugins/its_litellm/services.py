@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,6 +11,7 @@ from its_litellm.deployment import ItsInfo, Member, read_info
 from its_litellm.router import RouterUpstream, proxy_router
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.handshake import Verdict
+from its_proxy.plan import VoteRules
 from its_proxy.served import Model, Served, rules_for
 from its_proxy.service import Service
 from its_proxy.targets import Target
@@ -80,10 +82,6 @@ class Services:
 
 
 def _vote(model: str, vote: Mapping[str, Any]) -> Mapping[str, Any]:
-    from dataclasses import fields
-
-    from its_proxy.plan import VoteRules
-
     known = {field.name for field in fields(VoteRules)} - {"is_answer_fixed", "max_n"}
     if unknown := sorted(set(vote) - known):
         raise ConfigError(

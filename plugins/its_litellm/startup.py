@@ -1,4 +1,4 @@
-"""Inside LiteLLM's proxy: every deployment is examined when the proxy starts, and what is wrong with one is logged then.
+"""Inside LiteLLM's proxy: every deployment is examined at the start, and what is wrong with one is logged then.
 
 A wrong deployment answers with its reason; the others serve.
 """
