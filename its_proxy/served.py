@@ -1,11 +1,12 @@
 """A public model name: what stands behind it, how it votes, and whether it can be asked now."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
 from its_proxy.checkpoint import Checkpoint
+from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import Member, VoteRules
 from its_proxy.targets import Missing, Route, Target, choose
 
@@ -82,6 +83,14 @@ class Served:
 def passed_through(name: str, targets: Sequence[Target]) -> Served:
     """A model without a manifest: nothing to check, nothing to rewrite, no vote."""
     return Served(name, (Model(name, None, tuple(targets)),), VoteRules(mode="off", n=1))
+
+
+def check_vote(place: str, overrides: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what is no rule of a vote; `place` is where it was written."""
+    known = sorted({field.name for field in fields(VoteRules)} - {"is_answer_fixed", "max_n"})
+    for key in overrides:
+        if key not in known:
+            raise ConfigError(f"{place}.{key}: unknown key", hint=f"known keys: {', '.join(known)}")
 
 
 def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:

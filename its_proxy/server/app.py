@@ -12,6 +12,7 @@ from aiohttp import web
 from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
 from its_proxy.protocol.chat import read_body, read_model, refuse_denied
 from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
+from its_proxy.protocol.request_id import new_request_id
 from its_proxy.protocol.sse import DONE, event
 from its_proxy.server.chat import chat_completions, json_reply, read_bytes
 from its_proxy.server.context import (
@@ -23,7 +24,6 @@ from its_proxy.server.context import (
     caller_of,
     context_of,
     front_of,
-    new_request_id,
     traits_of,
 )
 

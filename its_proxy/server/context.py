@@ -1,7 +1,5 @@
 """What the handlers share, and what belongs to one request."""
 
-import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +12,6 @@ from its_proxy.server.catalog import Catalog
 from its_proxy.server.metrics import Metrics
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import APPLIED_HEADER
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -56,18 +52,11 @@ def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> 
 
 
 def front_of(request: web.Request, caller: Caller) -> Front:
-    """What a layer in front says it has done."""
-    return Front(request.headers.get(APPLIED_HEADER), "front" in caller.rights)
+    """What a layer in front says it has done; an empty header says nothing."""
+    return Front(request.headers.get(APPLIED_HEADER) or None, "front" in caller.rights)
 
 
 def traits_of(body: Mapping[str, Any], caller: Caller, query: str | None) -> dict[str, str | None]:
     """What an alias may stick to."""
     user = body.get("user")
     return {"query": query, "key": caller.name, "user": user if isinstance(user, str) else caller.name, "none": None}
-
-
-def new_request_id(presented: str | None) -> str:
-    """The client's own id if it is harmless in headers and logs, else a fresh one."""
-    if presented is not None and _REQUEST_ID.fullmatch(presented):
-        return presented
-    return secrets.token_hex(12)

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,8 +9,7 @@ from its_litellm.deployment import ItsInfo, Member, read_info
 from its_litellm.router import RouterUpstream, proxy_router
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.handshake import Verdict
-from its_proxy.plan import VoteRules
-from its_proxy.served import Model, Served, rules_for
+from its_proxy.served import Model, Served, check_vote, rules_for
 from its_proxy.service import Service
 from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
@@ -50,7 +47,8 @@ class Services:
         models = tuple(self._model(model, member, api_base, api_key) for member in info.checkpoints)
         checkpoint = models[0].checkpoint
         assert checkpoint is not None  # Member.open raises otherwise
-        rules = rules_for(checkpoint, _vote(model, info.vote), info.max_n)
+        check_vote(f"deployment {model}: model_info.its.vote", info.vote)
+        rules = rules_for(checkpoint, info.vote, info.max_n)
         return Service(Served(model, models, rules), rights=frozenset(info.rights), on_change=_tell)
 
     def _model(self, model: str, member: Member, api_base: str | None, api_key: str | None) -> Model:
@@ -79,16 +77,6 @@ class Services:
                 hint="litellm_params.api_base: http://gpu:8000/v1",
             )
         return [(HttpUpstream(api_base.removeprefix("http://"), api_base, key=api_key), model)]
-
-
-def _vote(model: str, vote: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = {field.name for field in fields(VoteRules)} - {"is_answer_fixed", "max_n"}
-    if unknown := sorted(set(vote) - known):
-        raise ConfigError(
-            f"deployment {model}: model_info.its.vote.{unknown[0]}: unknown key",
-            hint=f"known keys: {', '.join(sorted(known))}",
-        )
-    return vote
 
 
 def _tell(target: Target, verdict: Verdict) -> None:

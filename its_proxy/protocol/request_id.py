@@ -1,0 +1,13 @@
+"""The id that a request is known by in headers and logs."""
+
+import re
+import secrets
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def new_request_id(presented: str | None) -> str:
+    """The client's own id if it is harmless in headers and logs, else a fresh one."""
+    if presented is not None and _REQUEST_ID.fullmatch(presented):
+        return presented
+    return secrets.token_hex(12)

@@ -1,0 +1,116 @@
+"""The models that this vLLM serves, each with the manifest found beside its weights and the verdict on it."""
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from its_proxy.checkpoint import Checkpoint
+from its_proxy.codesign.errors import ConfigError
+from its_proxy.handshake import PENDING, Verdict
+from its_proxy.hub import Hub
+from its_proxy.open_upstream import OpenUpstream
+from its_proxy.plan import VoteRules
+from its_proxy.served import Served, rules_for
+from its_proxy.service import FIRST_VERDICT_S
+from its_proxy.targets import Policy, Target
+from its_vllm.asgi import App, Message, Receive, Scope, Send
+from its_vllm.inner import InnerApp
+from its_vllm.options import Options
+
+# Every folder: the roots are named by the vLLM of this very process, which has opened them itself.
+ROOTS = (Path(os.sep),)
+NO_MANIFEST = "no manifest, so its requests pass untouched (its-train writes one, its-proxy manifest init declares one)"
+# Below vLLM's own logger, so that its handlers show it.
+log = logging.getLogger("vllm.its_vllm")
+
+
+class Models:
+    """`keys`: those that vLLM asks for, none where it serves whoever reaches it. Known from the first scope on."""
+
+    def __init__(self, app: App, options: Options) -> None:
+        self._app = app
+        self._options = options
+        self._open: OpenUpstream | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._has_news = asyncio.Event()
+        self.keys: tuple[str, ...] = ()
+        self.inner = InnerApp(app, {})
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application's life, and the handshakes for as long as it lasts."""
+
+        async def started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._begin(scope)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, started)
+        finally:
+            if self._running is not None:
+                self._running.cancel()
+                await asyncio.wait({self._running})
+
+    async def find(self, name: str, scope: Scope) -> Served | None:
+        """The model of that name if it has a manifest, good or bad. Raises UpstreamError where vLLM cannot be asked."""
+        models = self._begin(scope)
+        served = await models.find(name)
+        if served is None or all(target.state == "none" for target in served.targets):
+            return None
+        with suppress(TimeoutError):  # still pending: whoever asks the model is told so
+            async with asyncio.timeout(FIRST_VERDICT_S):
+                while any(target.verdict is PENDING for target in served.targets):
+                    self._has_news.clear()
+                    await self._has_news.wait()
+        return served
+
+    def _begin(self, scope: Scope) -> OpenUpstream:
+        """At the start of the application, or with the first request where its server tells of no start."""
+        if self._open is None:
+            self.keys = _keys_of(scope)
+            self.inner = InnerApp(self._app, _own_scope(scope, self.keys))
+            self._open = OpenUpstream(self.inner, self._rules, roots=ROOTS, hub=_hub(), policy=Policy())
+            self._running = asyncio.create_task(self._run(self._open))
+        return self._open
+
+    async def _run(self, models: OpenUpstream) -> None:
+        await models.refresh()
+        for name, served in models.served.items():
+            for target in served.targets:
+                if target.state == "mismatch":
+                    log.error("%s is refused: %s", name, target.verdict.reason)
+                elif target.state == "none":
+                    log.warning("%s: %s", name, NO_MANIFEST)
+        await models.run(self._tell)
+
+    def _rules(self, checkpoint: Checkpoint) -> VoteRules:
+        return rules_for(checkpoint, self._options.vote, self._options.max_n)
+
+    def _tell(self, target: Target, verdict: Verdict) -> None:
+        self._has_news.set()
+        level = {"mismatch": logging.ERROR, "pending": logging.WARNING}.get(verdict.state, logging.INFO)
+        log.log(level, "handshake of %s: %s: %s", target.model, verdict.state, verdict.reason)
+
+
+def _keys_of(scope: Scope) -> tuple[str, ...]:
+    """vLLM keeps its arguments in the application's state; --api-key comes before the variable, as there."""
+    args = getattr(getattr(scope.get("app"), "state", None), "args", None)
+    named = getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
+    return tuple(key for key in ([named] if isinstance(named, str) else named) if key)
+
+
+def _own_scope(scope: Scope, keys: tuple[str, ...]) -> Scope:
+    """For calls of our own, with a key of vLLM's own."""
+    authorization = [(b"authorization", f"Bearer {keys[0]}".encode())] if keys else []
+    kept = {name: scope[name] for name in ("app", "asgi", "root_path", "state") if name in scope}
+    own = {"type": "http", "http_version": "1.1", "scheme": "http", "client": None, "server": None}
+    return {**kept, **own, "headers": [(b"host", b"localhost"), *authorization]}
+
+
+def _hub() -> Hub | None:
+    """Where a model was named by its repository; vLLM has fetched it, so its cache holds the small files, too."""
+    with suppress(ConfigError):
+        return Hub()
+    return None
