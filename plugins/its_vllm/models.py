@@ -49,9 +49,13 @@ class Models:
         try:
             await self._app(scope, receive, started)
         finally:
-            if self._running is not None:
-                self._running.cancel()
-                await asyncio.wait({self._running})
+            await self.close()
+
+    async def close(self) -> None:
+        """Ends the handshakes."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
 
     async def find(self, name: str, scope: Scope) -> Served | None:
         """The model of that name if it has a manifest, good or bad. Raises UpstreamError where vLLM cannot be asked."""

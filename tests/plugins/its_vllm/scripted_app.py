@@ -1,0 +1,113 @@
+"""A stand-in for vLLM's application: pure ASGI, tells what it was asked, answers by a script, notices who leaves."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from tests.serving import tokens_of
+
+KEY = "engine-key"
+
+
+@dataclass
+class ScriptedApp:
+    """`answer(body)` -> text or (status, document); `roots`: model name -> folder; `key`: asked for as vLLM does."""
+
+    answer: Callable[[dict[str, Any]], Any]
+    roots: dict[str, str]
+    key: str | None = None
+    delay_s: float = 0.0
+    asked: list[tuple[dict[bytes, bytes], dict[str, Any]]] = field(default_factory=list)
+    others: list[tuple[str, str, bytes]] = field(default_factory=list)
+    n_running: int = 0
+    n_disconnected: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = SimpleNamespace(args=SimpleNamespace(api_key=[self.key] if self.key else None))
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """Of chat completions, without probes."""
+        return [body for _, body in self.asked if not body.get("return_token_ids")]
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self.key and (b"authorization", f"Bearer {self.key}".encode()) not in scope["headers"]:
+            await reply(send, 401, {"error": "Unauthorized"})
+        elif scope["path"] == "/v1/models":
+            cards = [{"id": name, "object": "model", "root": root} for name, root in self.roots.items()]
+            await reply(send, 200, {"object": "list", "data": cards})
+        elif (scope["method"], scope["path"]) == ("POST", "/v1/chat/completions"):
+            await self._chat(scope, receive, send)
+        else:
+            self.others.append((scope["method"], scope["path"], await whole(receive)))
+            await reply(send, 404, {"detail": "Not Found"})
+
+    async def _live(self, receive, send) -> None:
+        for name in ("startup", "shutdown"):
+            assert (await receive())["type"] == f"lifespan.{name}"
+            await send({"type": f"lifespan.{name}.complete"})
+
+    async def _chat(self, scope, receive, send) -> None:
+        data = await whole(receive)
+        try:
+            body = json.loads(data)
+        except ValueError:
+            return await reply(send, 400, {"error": {"message": "vLLM cannot read this"}})
+        headers = dict(scope["headers"])
+        assert int(headers[b"content-length"]) == len(data)
+        self.asked.append((headers, body))
+        if body["model"] not in self.roots:
+            return await reply(send, 404, {"error": {"message": f"no {body['model']}", "code": 404}})
+        self.n_running += 1
+        try:
+            said = "x" if body.get("return_token_ids") else self.answer(body)
+            if self.delay_s and not body.get("return_token_ids"):
+                await self._generate(receive)
+        finally:
+            self.n_running -= 1
+        await (reply(send, *said) if isinstance(said, tuple) else self._complete(send, body, said))
+
+    async def _generate(self, receive) -> None:
+        """As long as the client stays."""
+        leaving = asyncio.create_task(receive())
+        done, _ = await asyncio.wait({leaving}, timeout=self.delay_s)
+        if done:
+            assert leaving.result()["type"] == "http.disconnect"
+            self.n_disconnected += 1
+        leaving.cancel()
+
+    async def _complete(self, send, body, text) -> None:
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        head = {"id": "cmpl", "created": 1, "model": body["model"]}
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            document = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            return await reply(send, 200, {**document, "prompt_token_ids": tokens_of(body["messages"])})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for delta, reason in (({"role": "assistant", "content": ""}, None), ({"content": text}, None), ({}, "stop")):
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            data = b"data: " + json.dumps({**head, "choices": [choice]}).encode() + b"\n\n"
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+async def whole(receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+async def reply(send, status: int, document: Any) -> None:
+    body = json.dumps(document).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
