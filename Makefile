@@ -3,8 +3,8 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval check fix demo grid results dry-run results-gate results-prepare results-personas \
-	results-vllm torture-vllm fleet-vllm schema clean
+.PHONY: help environment serve test test-vllm test-eval test-litellm check fix demo grid results dry-run results-gate \
+	results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -31,6 +31,13 @@ test-eval: environment ## the inspect-ai task, run by a real inspect before its-
 	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_EVAL" != 1 ]; then echo "SKIPPED: inspect-ai tests: $$said"; exit; fi; \
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	ITS_EVAL="$$said" .venv/bin/python -m pytest tests/real_inspect $(ARGS)
+
+# In LiteLLM's own environment: its Router and our provider run inside the tests, too.
+test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm inside it; ITS_REQUIRE_LITELLM=1: never skipped
+	@said=$$($(PYTHON) deploy/litellm_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_LITELLM" != 1 ]; then echo "SKIPPED: LiteLLM tests: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	"$$said/bin/python" -m pytest tests/real_litellm $(ARGS)
 
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

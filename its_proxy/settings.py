@@ -88,7 +88,7 @@ def _variable(text: str) -> str:
 
 
 def _tenant_source(text: str) -> str:
-    if not re.fullmatch(r"key|user|header:[A-Za-z0-9-]{1,64}", text):
+    if not re.fullmatch(r"key|user|header:[A-Za-z0-9_-]{1,64}", text):
         raise ValueError("should be key, user or header:NAME")
     return text
 

@@ -16,7 +16,7 @@ from aiohttp import web
 
 @dataclass
 class Say:
-    """One scripted reply: `text` after `delay_s`, or an HTTP `status`; `tokens` are the prompt's token ids."""
+    """One scripted reply: `text` after `delay_s`, or an HTTP `status`; `message`: what else it holds, as calls."""
 
     text: str | None = "\\boxed{1}"
     delay_s: float = 0.0
@@ -27,6 +27,7 @@ class Say:
     raw: bytes | None = None
     chunk_delay_s: float = 0.0
     counts_along: bool = True
+    message: dict[str, Any] = field(default_factory=dict)
 
 
 Script = Callable[[dict[str, Any], int], Say]
@@ -134,7 +135,7 @@ async def _answer(
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": say.text},
+                "message": {"role": "assistant", "content": say.text, **say.message},
                 "logprobs": None,
                 "finish_reason": say.finish_reason,
             }
@@ -151,6 +152,8 @@ async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.S
     await response.prepare(request)
     options = body.get("stream_options") or {}
     counts_along = say.counts_along and options.get("continuous_usage_stats", False)
+    if say.message:
+        await response.write(_event(body, {"role": "assistant", **_numbered(say.message)}, None))
     for number, word in enumerate((say.text or "").split(" "), start=1):
         usage = _usage(min(number, say.completion_tokens)) if counts_along else None
         await response.write(_event(body, {"role": "assistant", "content": word + " "}, None, usage))
@@ -162,6 +165,12 @@ async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.S
             await response.write(b"data: " + json.dumps(last).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
     return response
+
+
+def _numbered(message: dict[str, Any]) -> dict[str, Any]:
+    """As a delta: tool calls are numbered there."""
+    calls = [{**call, "index": number} for number, call in enumerate(message.get("tool_calls", []))]
+    return {**message, **({"tool_calls": calls} if calls else {})}
 
 
 def _event(body: dict[str, Any], delta: dict[str, Any], finish_reason: str | None, usage: Any = None) -> bytes:

@@ -56,12 +56,21 @@ async def test_a_front_speaks_for_its_users_and_nobody_else_does(tmp_path):
 
 
 async def test_a_tenant_may_come_in_a_header(tmp_path):
-    async with salted(tmp_path, tenant_from="header:X-Team") as (server, _):
+    async with salted(tmp_path, tenant_from="header:X-Team_Name") as (server, _):
         upstream = server.context.catalog.upstreams[0]
         assert upstream.takes_cache_salt
         body = {"model": "model", "messages": [{"role": "user", "content": "2 + 5?"}]}
-        headers = {"Authorization": "Bearer front", "X-Team": "blue"}
+        headers = {"Authorization": "Bearer front", "X-Team_Name": "blue"}
         assert (await server.send("POST", "/v1/chat/completions", body, headers)).status == 200
+
+
+async def test_an_empty_word_of_a_front_says_nothing(tmp_path):
+    async with salted(tmp_path) as (server, _):
+        body = {"model": "model", "messages": [{"role": "user", "content": "2 + 5?"}]}
+        headers = {"Authorization": "Bearer front", "x-its-applied": ""}
+        reply = await server.send("POST", "/v1/chat/completions", body, headers)
+    assert reply.json["its"]["strategy"] == "random"
+    assert reply.json["its"]["degraded"] is None
 
 
 @pytest.mark.parametrize(("fields", "owner", "salted_"), [

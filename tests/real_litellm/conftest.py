@@ -1,0 +1,40 @@
+"""Real LiteLLM proxies, configured as the pages in docs/ have it, before scripted engines.
+
+`make test-litellm` runs these tests in LiteLLM's own environment; `make test` does not collect them.
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.real_litellm.clients import Client, NpmClient, PythonClient, npm_client
+from tests.real_litellm.worlds import World, in_front
+
+
+@pytest.fixture(scope="session")
+def npm() -> NpmClient:
+    return npm_client()
+
+
+@pytest.fixture(scope="session", params=["python", "npm"])
+def client(request) -> Client:
+    return PythonClient() if request.param == "python" else request.getfixturevalue("npm")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def whole_front(tmp_path_factory) -> AsyncIterator[World]:
+    async with in_front(tmp_path_factory.mktemp("front")) as world:
+        yield world
+
+
+@pytest.fixture
+def front(whole_front) -> World:
+    """LiteLLM in front of its-proxy, nothing asked of its engine yet."""
+    whole_front.forget()
+    return whole_front
+
+
+@pytest.fixture(params=["front"])
+def world(request) -> World:
+    return request.getfixturevalue(request.param)

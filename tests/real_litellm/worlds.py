@@ -1,0 +1,76 @@
+"""What stands behind each of the two doors: LiteLLM in front of its-proxy, and its-proxy's method inside LiteLLM."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.real_litellm.clients import Asked, Client, PythonClient
+from tests.real_litellm.page import configurations
+from tests.real_litellm.proxy import LiteLlm, start_litellm
+from tests.real_litellm.script import messages, say
+from tests.scripted import ScriptedUpstream, scripted_upstream
+from tests.serving import manifest, serving, tokens_of, write_checkpoint
+
+KEYS = {"FRONT_KEY": "of-litellm", "LITELLM_MASTER_KEY": "sk-" + "5f3a9c71d2e84b06" * 4}
+
+
+@dataclass(frozen=True)
+class World:
+    """A LiteLLM proxy that answers for `model`, and the engine at the far end."""
+
+    litellm: LiteLlm
+    engine: ScriptedUpstream
+    model: str
+
+    python: PythonClient = field(default_factory=PythonClient)
+
+    def key(self, user: str) -> str:
+        return f"sk-user-{user}"
+
+    def body(self, **fields: Any) -> dict[str, Any]:
+        """A chat request; or, with `input`, one of /v1/responses."""
+        asked = {} if "input" in fields else {"messages": messages()}
+        return {"model": self.model, **asked, **fields}
+
+    async def ask(self, client: Client, path: str = "chat/completions", *, user: str = "anna", **fields: Any) -> Asked:
+        """Once, by that client with that user's key."""
+        return await client.ask(self.litellm.url, self.key(user), path, self.body(**fields))
+
+    async def until_serving(self, timeout_s: float = 10.0) -> None:
+        """An engine that answered 404 to its model's name is examined again before it is asked again."""
+        async with asyncio.timeout(timeout_s):
+            while (await self.ask(self.python)).status != 200:
+                await asyncio.sleep(0.05)
+
+    def forget(self) -> None:
+        self.engine.forget()
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """What the engine was asked for clients; a handshake's probes left out."""
+        return [body for body in self.engine.bodies if not body.get("return_token_ids")]
+
+
+@asynccontextmanager
+async def engine(*models: str) -> AsyncIterator[ScriptedUpstream]:
+    """It says that it is vLLM, so that it is sent a tenant's salt."""
+    async with scripted_upstream(say, list(models)) as upstream:
+        upstream.tokens = lambda body: tokens_of(body["messages"])
+        upstream.owned_by = "vllm"
+        yield upstream
+
+
+@asynccontextmanager
+async def in_front(folder: Path) -> AsyncIterator[World]:
+    """docs/litellm.md: its two configurations, with other addresses."""
+    litellm_config, settings = configurations("litellm.md")
+    async with engine("qwen") as upstream:
+        settings["upstreams"]["gpu"]["url"] = upstream.url
+        settings["models"]["qwen"]["checkpoint"] = write_checkpoint(folder / "qwen-random", manifest("random"))
+        async with serving(settings, KEYS) as server:
+            litellm_config["model_list"][0]["litellm_params"]["api_base"] = server.url
+            async with start_litellm(litellm_config, folder, KEYS) as litellm:
+                yield World(litellm, upstream, "qwen")
