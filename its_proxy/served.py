@@ -1,7 +1,7 @@
 """A public model name: what stands behind it, how it votes, and whether it can be asked now."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
 
@@ -83,6 +83,22 @@ class Served:
 def passed_through(name: str, targets: Sequence[Target]) -> Served:
     """A model without a manifest: nothing to check, nothing to rewrite, no vote."""
     return Served(name, (Model(name, None, tuple(targets)),), VoteRules(mode="off", n=1))
+
+
+def ensemble_of(name: str, members: Sequence[Served], weights: Sequence[int], *, n: int | None, max_n: int) -> Served:
+    """Members share the candidates evenly: by default the first multiple of their count that is at least the first
+    one's n. Raises ConfigError for members whose ballots could not be counted together."""
+    known = [member for member in members if member.checkpoint is not None]
+    kinds = {member.rules.answer for member in known}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"ensemble {name}: its members answer in different kinds: {', '.join(sorted(kinds))}",
+            hint="set vote.answer alike for all of them",
+        )
+    rules = (known or members)[0].rules
+    n = n or min(-(-rules.n // len(members)) * len(members), max_n)
+    models = tuple(replace(member.models[0], weight=weight) for member, weight in zip(members, weights, strict=True))
+    return Served(name, models, replace(rules, n=n))
 
 
 def check_vote(place: str, overrides: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from its_proxy.codesign.strategies import load_strategies
 from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.open_upstream import OpenUpstream
-from its_proxy.served import Model, Served, passed_through, rules_for
+from its_proxy.served import Model, Served, ensemble_of, passed_through, rules_for
 from its_proxy.server.auth import Doorkeeper
 from its_proxy.server.catalog import Alias, Catalog
 from its_proxy.server.context import Context
@@ -175,21 +174,12 @@ class _Builder:
         return Policy(model.handshake == "require", model.weights, self._settings.recheck_s, is_drained)
 
     def _serve_ensemble(self, ensemble: EnsembleSettings, members: Sequence[Served]) -> Served:
-        """Members share the candidates evenly: by default the first multiple of their count that is at least its n."""
-        refused = self._refusals
-        plain = [m.name for m in members if m.checkpoint is None and m.name not in refused]
+        plain = [m.name for m in members if m.checkpoint is None and m.name not in self._refusals]
         if plain:
             raise ConfigError(f"ensemble {ensemble.name}: {plain[0]} has no manifest, so it cannot vote")
-        kinds = {m.rules.answer for m in members if m.name not in refused}
-        if len(kinds) > 1:
-            raise ConfigError(
-                f"ensemble {ensemble.name}: its members answer in different kinds: {', '.join(sorted(kinds))}",
-                hint="set vote.answer alike for all of them",
-            )
-        rules = next((m.rules for m in members if m.name not in refused), members[0].rules)
-        n = ensemble.n or min(-(-rules.n // len(members)) * len(members), self._settings.max_n)
-        models = tuple(replace(m.models[0], weight=ensemble.weights[m.name]) for m in members)
-        return Served(ensemble.name, models, replace(rules, n=n))
+        weights = [ensemble.weights[member.name] for member in members]
+        return ensemble_of(ensemble.name, members, weights, n=ensemble.n, max_n=self._settings.max_n)
+
 
 
 def _http_upstreams(settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> dict[str, HttpUpstream]:

@@ -1,22 +1,22 @@
 """What a deployment's `model_info.its` says: the checkpoints behind it, where they run, how they vote.
 
 model_info:
-  its: {manifest: /models/qwen-random}                                   # at litellm_params.api_base
-  its: {manifest: /models/qwen-random, targets: [dA, dB, dC]}            # at deployments of the same router
-  its: {members: [{manifest: /models/a, targets: [dA]}, {manifest: /models/b, targets: [dB], weight: 2}]}
+  its: {manifest: /checkpoints/qwen-random}                             # at litellm_params.api_base
+  its: {roots: [/checkpoints]}                                          # the same, found by the server's own word
+  its: {manifest: /checkpoints/qwen-random, targets: [dA, dB, dC]}      # at deployments of the same router
+  its: {members: [{manifest: /checkpoints/a, targets: [dA]}, {manifest: /checkpoints/b, targets: [dB], weight: 2}]}
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from its_proxy.checkpoint import Checkpoint, open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.service import MAX_N
 
 Right = Literal["force", "explain", "candidates", "front"]
-_ITS = Path("its.json")
 
 
 class _Strict(BaseModel):
@@ -24,53 +24,55 @@ class _Strict(BaseModel):
 
 
 class Member(_Strict):
-    """One checkpoint. `targets`: names or ids of deployments of the same router; without any, `api_base`."""
+    """One checkpoint. `manifest`: its folder, its bundle, or its its.json; or `roots`, the folders in which the root
+    that the server tells of is looked up. `targets`: names or ids of deployments; else it is `model` at `api_base`."""
 
-    manifest: Path
+    manifest: Path | None = None
+    roots: tuple[Path, ...] = ()
+    model: str | None = None
     targets: tuple[str, ...] = ()
     weight: int = Field(1, ge=1)
 
-    def open(self) -> Checkpoint:
-        """Raises the ManifestError family. Its folder, a bundle, or the path of its.json are all good."""
-        return open_checkpoint(self.manifest.parent if self.manifest.name == _ITS.name else self.manifest)
+    @model_validator(mode="after")
+    def _one_source(self) -> "Member":
+        if (self.manifest is None) == (not self.roots):
+            raise ValueError("name either a manifest, or roots to look for it in")
+        if self.roots and self.targets:
+            raise ValueError("roots need api_base: LiteLLM does not tell where its deployments' weights come from")
+        if self.model is not None and self.targets:
+            raise ValueError("model is the name at api_base, and targets have names of their own")
+        return self
 
 
 class ItsInfo(_Strict):
-    """`vote` overrides the manifest's advice (`{n: 8, stop: exact}`); `rights`: what clients may override."""
+    """`members` share the votes. `vote` overrides the manifest's advice (`{n: 8, stop: exact}`); `rights`: what clients
+    may override."""
 
-    manifest: Path | None = None
-    targets: tuple[str, ...] = ()
-    members: tuple[Member, ...] = ()
+    members: tuple[Member, ...] = Field(min_length=1)
     vote: dict[str, Any] = {}
     max_n: int = Field(MAX_N, ge=1)
     rights: frozenset[Right] = frozenset()
 
-    @model_validator(mode="after")
-    def _one_form(self) -> "ItsInfo":
-        if (self.manifest is None) == (not self.members):
-            raise ValueError("name either a manifest or members, each with its own")
-        if self.members and self.targets:
-            raise ValueError("targets belong to each of the members")
-        return self
-
-    @property
-    def checkpoints(self) -> tuple[Member, ...]:
-        return self.members or (Member(manifest=self.manifest or _ITS, targets=self.targets, weight=1),)
-
 
 def read_info(model: str, model_info: Any) -> ItsInfo:
     """Raises ConfigError with one line that names the deployment and the key."""
-    said = model_info.get("its") if isinstance(model_info, dict) else None
-    if said is None:
+    said = model_info.get("its") if isinstance(model_info, Mapping) else None
+    if not isinstance(said, Mapping):
         raise ConfigError(
             f"deployment {model}: no model_info.its, so nothing says how the checkpoint was trained",
             hint="model_info: {its: {manifest: FOLDER}}, the folder that holds its.json",
         )
     try:
-        return ItsInfo.model_validate(said)
+        return ItsInfo.model_validate(_with_members(said))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(["model_info.its", *map(str, first["loc"])])
         message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        known = ", ".join(ItsInfo.model_fields)
-        raise ConfigError(f"deployment {model}: {place}: {message}", hint=f"known keys: {known}") from None
+        raise ConfigError(f"deployment {model}: {place}: {message}") from None
+
+
+def _with_members(said: Mapping[str, Any]) -> dict[str, Any]:
+    """One checkpoint is written without the list."""
+    alone = {key: said[key] for key in said if key in Member.model_fields}
+    rest = {key: said[key] for key in said if key not in alone}
+    return {**rest, "members": [alone]} if alone and "members" not in said else dict(said)

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from litellm.llms.custom_llm import CustomLLMError
 
 from its_proxy.codesign.errors import (
+    ConfigError,
     ItsError,
+    ManifestError,
     UpstreamBusy,
     UpstreamError,
     UpstreamRejected,
@@ -27,7 +29,9 @@ def told_to_litellm() -> Iterator[None]:
 
 def litellm_error(error: ItsError) -> CustomLLMError:
     reply = error_reply(error)
-    raised = CustomLLMError(reply.status, f"{error.code}: {error}")
+    # What the operator has to repair is no defect of ours: the model is not served.
+    status = 503 if isinstance(error, ConfigError | ManifestError) else reply.status
+    raised = CustomLLMError(status, f"{error.code}: {error}")
     raised.headers = reply.headers  # where LiteLLM looks for Retry-After
     return raised
 
@@ -36,8 +40,10 @@ def upstream_error(name: str, error: Exception) -> UpstreamError:
     """What a call through LiteLLM's router failed with; its text stays in LiteLLM's own log."""
     status = getattr(error, "status_code", None)
     kind = type(error).__name__
-    if kind in ("APIConnectionError", "NoDeploymentsAvailable"):
+    if kind == "APIConnectionError":
         return UpstreamUnreachable(f"deployment {name} cannot be reached")
+    if kind == "RouterRateLimitError":
+        return UpstreamBusy(f"deployment {name} is cooling down", status=503)
     if kind == "Timeout":
         return UpstreamTimeout(f"deployment {name} sent nothing in time")
     if status in (429, 503):

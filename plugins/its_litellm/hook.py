@@ -5,14 +5,15 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from its_litellm.errors import told_to_litellm
+from its_litellm.errors import litellm_error, told_to_litellm
 from its_litellm.provider import body_of
-from its_litellm.services import Services
-from its_proxy.codesign.errors import StrategyNotApplicable
+from its_litellm.router import PROVIDER
+from its_litellm.services import Address, Services
+from its_proxy.codesign.errors import RequestError, StrategyNotApplicable
 from its_proxy.service import Service
 from its_proxy.upstreams.base import APPLIED_HEADER
 
-# LiteLLM's names for calls that carry a query past chat messages. `/v1/messages` becomes a chat call, which comes here.
+# LiteLLM's names for calls that carry a query past chat messages.
 _PAST_CHAT = ("text_completion", "atext_completion", "responses", "aresponses")
 _ASKED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "reasoning_effort", "extra_body")
 _EXTRA = ("top_k", "min_p", "chat_template_kwargs")
@@ -20,8 +21,7 @@ _EXTRA = ("top_k", "min_p", "chat_template_kwargs")
 
 
 class RewriteHook(CustomLogger):  # type: ignore[misc]
-    """Acts on deployments with `model_info.its`, all others pass as they are. LiteLLM runs no such hook on synchronous
-    calls: they would be plain, so only its proxy and its asynchronous SDK may be used with it."""
+    """Acts on deployments with `model_info.its`, all others pass as they are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,17 +29,29 @@ class RewriteHook(CustomLogger):  # type: ignore[misc]
 
     async def async_pre_call_deployment_hook(self, kwargs: dict[str, Any], call_type: Any) -> dict[str, Any] | None:
         info, model = kwargs.get("model_info"), str(kwargs.get("model"))
-        if not isinstance(info, dict) or "its" not in info or model.startswith("its/"):
+        if not _is_ours(model, info):
             return None
-        name = model.partition("/")[2] or model
+        provider, _, name = model.rpartition("/")
         with told_to_litellm():
-            service = await self.services.find(name, kwargs.get("api_base"), kwargs.get("api_key"), info)
-            kind = getattr(call_type, "value", call_type)
-            if kind in _PAST_CHAT:
+            service = await self.services.find(Address(name, kwargs.get("api_base"), kwargs.get("api_key")), info)
+            kind = str(getattr(call_type, "value", call_type))
+            if kind in ("completion", "acompletion"):
+                return {**kwargs, **_rewritten(service, kwargs)}
+            # Before vLLM, `/v1/messages` becomes a chat call inside LiteLLM, and comes here once more.
+            if kind in _PAST_CHAT or (kind == "anthropic_messages" and provider != "hosted_vllm"):
                 _refuse(service, kind)
-            if kind not in ("completion", "acompletion"):
-                return None
-            return {**kwargs, **_rewritten(service, kwargs)}
+        return None
+
+    def pre_call_check(self, deployment: dict[str, Any]) -> None:
+        """What a router asks on its synchronous calls alone, on which LiteLLM would not let us rewrite."""
+        params = deployment.get("litellm_params") or {}
+        if _is_ours(str(params.get("model")), deployment.get("model_info")):
+            error = RequestError("no synchronous call is rewritten, so none is made", hint="use Router.acompletion")
+            raise litellm_error(error)
+
+
+def _is_ours(model: str, info: Any) -> bool:
+    return isinstance(info, Mapping) and info.get("its") is not None and not model.startswith(PROVIDER)
 
 
 def _refuse(service: Service, kind: str) -> None:
@@ -53,10 +65,16 @@ def _refuse(service: Service, kind: str) -> None:
 
 def _rewritten(service: Service, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The messages as trained, and what the manifest advises where the client says nothing."""
+    extra = kwargs.get("extra_body") or {}
+    if kwargs.get("its") is not None or extra.get("its") is not None:
+        raise RequestError(f"{service.served.name} is rewritten and not voted on", param="its", hint="leave its out")
     asked = {key: kwargs[key] for key in _ASKED if kwargs.get(key) is not None}
     call = {"model": service.served.name, "messages": kwargs["messages"], "optional_params": asked}
     body = service.rewritten(body_of(call, stream=False))
-    extra = {**(kwargs.get("extra_body") or {}), **{key: body[key] for key in _EXTRA if key in body}}
     told: dict[str, Any] = {key: body[key] for key in ("messages", "temperature", "top_p", "max_tokens") if key in body}
     headers = {**(kwargs.get("extra_headers") or {}), APPLIED_HEADER: service.served.targets[0].pair_id}
-    return {**told, "extra_body": extra, "extra_headers": headers}
+    return {
+        **told,
+        "extra_body": {**extra, **{key: body[key] for key in _EXTRA if key in body}},
+        "extra_headers": headers,
+    }

@@ -12,7 +12,7 @@ from litellm.llms.custom_llm import CustomLLM
 from its_litellm.chunks import chunks_of
 from its_litellm.errors import told_to_litellm
 from its_litellm.loop import BackgroundLoop
-from its_litellm.services import Services
+from its_litellm.services import Address, Services
 from its_proxy.codesign.errors import RequestError
 from its_proxy.exchange import Exchange, Front
 from its_proxy.tenants import cache_salt
@@ -31,6 +31,19 @@ class Provider(CustomLLM):  # type: ignore[misc]
         super().__init__()
         self.services = Services()
         self._background = BackgroundLoop()
+
+    @property
+    def router(self) -> Any:
+        """Where the deployments are that `targets` name; in LiteLLM's proxy its own."""
+        return self.services.router
+
+    @router.setter
+    def router(self, router: Any) -> None:
+        self.services.router = router
+
+    async def close(self) -> None:
+        """Ends what the running event loop has opened; asyncio.run does so by itself."""
+        await self.services.close()
 
     async def acompletion(self, *args: Any, **call: Any) -> ModelResponse:
         with told_to_litellm():
@@ -58,15 +71,14 @@ class Provider(CustomLLM):  # type: ignore[misc]
 
     async def _exchange(self, call: Mapping[str, Any], *, stream: bool) -> Exchange:
         params = call.get("litellm_params") or {}
-        service = await self.services.find(
-            call["model"], call.get("api_base"), call.get("api_key"), params.get("model_info")
-        )
+        address = Address(call["model"], call.get("api_base"), call.get("api_key"))
+        service = await self.services.find(address, params.get("model_info"))
         headers = (params.get("proxy_server_request") or {}).get("headers") or {}
         exchange = service.exchange(
             body := body_of(call, stream=stream),
             getattr(call.get("logging_obj"), "litellm_call_id", None) or uuid.uuid4().hex,
             salt=salt_of(params, body),
-            front=Front(headers.get(APPLIED_HEADER), "front" in service.rights),
+            front=Front(headers.get(APPLIED_HEADER) or None, "front" in service.rights),
         )
         if exchange.chat.its.explain:
             raise RequestError("a plan is no chat completion", param="its.explain", hint="ask its-proxy explain")

@@ -8,13 +8,22 @@ from typing import Any
 import orjson
 
 from its_litellm.errors import upstream_error
-from its_proxy.codesign.errors import BadPayload, ConfigError, UpstreamError, UpstreamRejected
+from its_proxy.codesign.errors import BadPayload, ConfigError, UpstreamRejected
 from its_proxy.protocol.sse import DONE, event
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.http import HttpUpstream
 
-# What every call through the router carries: retries would multiply the candidates, and LiteLLM logs and charges the
-# outer call, whose usage is the sum.
-_ONCE = {"num_retries": 0, "max_retries": 0, "no-log": True}
+# What every call through the router carries: retries and fallbacks would multiply the candidates, or ask another
+# checkpoint for them; LiteLLM logs and charges the outer call, whose usage is the sum.
+_ONCE = {"num_retries": 0, "max_retries": 0, "disable_fallbacks": True, "no-log": True}
+# OpenAI's fields. Whatever else a client sends goes in `extra_body`, which LiteLLM hands on unread: as an argument of
+# its own, `api_base` would send the query, and the deployment's key, anywhere.
+_OPENAI = frozenset({
+    "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages", "modalities",
+    "parallel_tool_calls", "presence_penalty", "reasoning_effort", "response_format", "seed", "stop", "stream_options",
+    "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user",
+})  # fmt: skip
+PROVIDER = "its/"
 
 
 def proxy_router() -> Any | None:
@@ -23,21 +32,43 @@ def proxy_router() -> Any | None:
     return getattr(server, "llm_router", None)
 
 
-def deployment_names(router: Any) -> set[str]:
-    """What a call may name: model names and the ids of single deployments."""
+def deployments_named(router: Any, name: str) -> "list[RouterUpstream]":
+    """Every deployment behind a model name, or the one with that id: each is proved, and asked, by itself.
+
+    Raises ConfigError where there is none, or where it is one of this provider's own.
+    """
     deployments = router.get_model_list() or []
-    ids = {(deployment.get("model_info") or {}).get("id") for deployment in deployments}
-    return {deployment["model_name"] for deployment in deployments} | {one for one in ids if one}
+    named = [one for one in deployments if name in (one["model_name"], one["model_info"]["id"])]
+    if not named:
+        known = sorted({one["model_name"] for one in deployments})
+        raise ConfigError(f"this router has no deployment {name!r}", hint=f"it has {', '.join(known[:8])}")
+    if any(one["litellm_params"]["model"].startswith(PROVIDER) for one in named):
+        raise ConfigError(f"{name} votes itself", hint="name the deployments that it votes over")
+    return [
+        RouterUpstream(router, name if len(named) == 1 else f"{name}/{position}", one)
+        for position, one in enumerate(named)
+    ]
 
 
 class RouterUpstream:
-    """`name`: the model name, or id, of one deployment. Probes that need a route of their own are not passed on."""
+    """One deployment, by its id; `name` is what replies call it.
 
-    def __init__(self, router: Any, name: str) -> None:
-        if name not in (known := deployment_names(router)):
-            raise ConfigError(f"no deployment {name!r} in this router", hint=f"known: {', '.join(sorted(known)[:8])}")
+    Candidates go through LiteLLM, with its keys and limits. What the handshake asks goes to the server itself, where
+    LiteLLM names one of OpenAI's kind: LiteLLM keeps prompt log-probabilities to itself.
+    """
+
+    def __init__(self, router: Any, name: str, deployment: Mapping[str, Any]) -> None:
+        params = deployment["litellm_params"]
+        provider, _, self._served_name = params["model"].partition("/")
+        is_openai = provider in ("hosted_vllm", "openai") and params.get("api_base")
         self.name = name
+        self.deployment = deployment["model_info"]["id"]
         self._router = router
+        self._server = HttpUpstream(name, params["api_base"], key=params.get("api_key")) if is_openai else None
+
+    @property
+    def takes_cache_salt(self) -> bool:
+        return self._server is not None and self._server.takes_cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         response = await self._ask(body, stream=False)
@@ -55,41 +86,37 @@ class RouterUpstream:
             await stream.aclose()
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        """LiteLLM answers for its deployments; whether one lives is seen by asking it."""
-        return [{"id": self.name}]
+        """The deployment, as long as its server lists it; of another kind of server LiteLLM has the last word."""
+        if self._server is None:
+            return [{"id": self.deployment}]
+        cards = await self._server.models()
+        return [{**card, "id": self.deployment} for card in cards if card.get("id") == self._served_name]
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        if path != "completions":
-            raise UpstreamRejected(f"LiteLLM has no route /v1/{path}", status=404)
-        sent = orjson.loads(body)
-        try:
-            response = await self._router.atext_completion(**sent, **self._options(sent))
-        except Exception as error:
-            raise upstream_error(self.name, error) from None
-        return RawReply(200, content_type, orjson.dumps(response.model_dump(mode="json")))
+        if self._server is None:
+            raise UpstreamRejected(f"deployment {self.name} has no /v1/{path}", status=404)
+        renamed = orjson.dumps({**orjson.loads(body), "model": self._served_name})
+        return await self._server.forward(method, path, renamed, content_type)
 
     async def close(self) -> None:
         """The router is LiteLLM's to close."""
+        if self._server is not None:
+            await self._server.close()
 
     async def _ask(self, body: Body, *, stream: bool) -> Any:
-        sent = {key: value for key, value in body.items() if key not in ("model", "stream")}
+        known = {key: value for key, value in body.items() if key in _OPENAI}
+        rest = {key: value for key, value in body.items() if key not in _OPENAI and key not in ("model", "stream")}
+        headers = {APPLIED_HEADER: pair_id} if (pair_id := APPLIED.get()) is not None else {}
+        options = {**_ONCE, "stream": stream, "extra_body": rest, "extra_headers": headers}
         try:
-            return await self._router.acompletion(model=self.name, **sent, stream=stream, **self._options(sent))
+            return await self._router.acompletion(model=self.deployment, **known, **options)
         except Exception as error:
             raise upstream_error(self.name, error) from None
-
-    def _options(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        headers = dict(sent.get("extra_headers") or {})
-        if (pair_id := APPLIED.get()) is not None:
-            headers[APPLIED_HEADER] = pair_id
-        return {**_ONCE, "extra_headers": headers}
 
     async def _events(self, stream: AsyncIterator[Any]) -> AsyncIterator[bytes]:
         try:
             async for chunk in stream:
                 yield event(chunk.model_dump(mode="json", exclude_none=True))
-        except UpstreamError:
-            raise
         except Exception as error:
             raise upstream_error(self.name, error) from None
         yield DONE

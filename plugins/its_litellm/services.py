@@ -2,81 +2,138 @@
 
 import asyncio
 import logging
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from its_litellm.deployment import ItsInfo, Member, read_info
-from its_litellm.router import RouterUpstream, proxy_router
-from its_proxy.codesign.errors import ConfigError
+from its_litellm.router import deployments_named, proxy_router
+from its_proxy.checkpoint import Checkpoint, open_checkpoint
+from its_proxy.codesign.errors import ConfigError, ModelUnavailable
+from its_proxy.discovery import discover
 from its_proxy.handshake import Verdict
-from its_proxy.served import Model, Served, check_vote, rules_for
+from its_proxy.served import Model, Served, check_vote, ensemble_of, rules_for
 from its_proxy.service import Service
 from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
 from its_proxy.upstreams.http import HttpUpstream
 
+FIRST_VERDICT_S = 20.0
+Places: TypeAlias = list[tuple[Upstream, str]]
+"""Where a checkpoint runs, and its name there."""
 log = logging.getLogger("its_litellm")
 
 
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What LiteLLM tells of a deployment: its model without the provider, and the server, if it names one."""
+
+    model: str
+    api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class _OfLoop:
+    """`keeper` closes them when its loop ends, as asyncio.run ends one: by cancelling what still runs."""
+
+    services: dict[tuple[Address, str], "asyncio.Task[Service]"] = field(default_factory=dict)
+    keeper: "asyncio.Task[None] | None" = None
+
+
 class Services:
-    """`router`: where deployments are looked for; the proxy's own unless one is given (SDK)."""
+    """`router`: where deployments are looked for; the proxy's own unless one is given, as in the SDK."""
 
     def __init__(self) -> None:
         self.router: Any | None = None
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Service]] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = WeakKeyDictionary()
 
-    async def find(self, model: str, api_base: str | None, api_key: str | None, model_info: Any) -> Service:
+    async def find(self, address: Address, model_info: Any) -> Service:
         """The service of a deployment, opened on first use, and proved before it is returned.
 
         Raises ConfigError and the ManifestError family for what the configuration gets wrong, ModelUnavailable where
         the live server is not what the manifest says, or not there.
         """
-        services = self._of_loop.setdefault(asyncio.get_running_loop(), {})
-        key = repr((model, api_base, api_key, model_info))
-        if key not in services:
-            services[key] = self._open(model, api_base, api_key, read_info(model, model_info))
-        await services[key].ready()
-        return services[key]
+        info = read_info(address.model, model_info)
+        own = self._own()
+        key = (address, info.model_dump_json())
+        opening = own.services.get(key)
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            opening = own.services[key] = asyncio.create_task(self._open(address, info))
+        service = await asyncio.shield(opening)
+        service.served.require_serving()
+        return service
 
     async def close(self) -> None:
-        """Ends what this loop has opened."""
-        for service in self._of_loop.pop(asyncio.get_running_loop(), {}).values():
-            await service.close()
+        """Ends what the running loop has opened."""
+        own = self._loops.pop(asyncio.get_running_loop(), _OfLoop())
+        if own.keeper is not None and own.keeper is not asyncio.current_task():
+            own.keeper.cancel()
+        for opening in own.services.values():
+            opening.cancel()
+        for done in await asyncio.gather(*own.services.values(), return_exceptions=True):
+            if isinstance(done, Service):
+                await done.close()
 
-    def _open(self, model: str, api_base: str | None, api_key: str | None, info: ItsInfo) -> Service:
-        models = tuple(self._model(model, member, api_base, api_key) for member in info.checkpoints)
-        checkpoint = models[0].checkpoint
-        assert checkpoint is not None  # Member.open raises otherwise
-        check_vote(f"deployment {model}: model_info.its.vote", info.vote)
-        rules = rules_for(checkpoint, info.vote, info.max_n)
-        return Service(Served(model, models, rules), rights=frozenset(info.rights), on_change=_tell)
+    def _own(self) -> _OfLoop:
+        own = self._loops.setdefault(asyncio.get_running_loop(), _OfLoop())
+        if own.keeper is None:
+            own.keeper = asyncio.create_task(self._keep())
+        return own
 
-    def _model(self, model: str, member: Member, api_base: str | None, api_key: str | None) -> Model:
-        checkpoint = member.open()
-        # An ensemble's members are told apart by their folders in replies.
-        name = model if not member.targets else "+".join(member.targets)
-        targets = tuple(
-            Target(name, upstream, served_name, checkpoint)
-            for upstream, served_name in self._upstreams(model, member, api_base, api_key)
-        )
-        return Model(name, checkpoint, targets, member.weight, is_spread=len(targets) > 1)
+    async def _keep(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.close()
 
-    def _upstreams(
-        self, model: str, member: Member, api_base: str | None, api_key: str | None
-    ) -> list[tuple[Upstream, str]]:
+    async def _open(self, address: Address, info: ItsInfo) -> Service:
+        check_vote(f"deployment {address.model}: model_info.its.vote", info.vote)
+        members = [await self._serve(address, member, info) for member in info.members]
+        served = members[0]
+        if len(members) > 1:
+            weights = [member.weight for member in info.members]
+            served = ensemble_of(address.model, members, weights, n=info.vote.get("n"), max_n=info.max_n)
+        service = Service(served, rights=frozenset(info.rights), on_change=_tell)
+        with suppress(ModelUnavailable):  # it is watched from now on, and told of when it is asked
+            await service.ready(FIRST_VERDICT_S)
+        return service
+
+    async def _serve(self, address: Address, member: Member, info: ItsInfo) -> Served:
+        places = self._places(address, member)
+        checkpoint = await _checkpoint(member, *places[0])
+        # In replies, an ensemble's members are told apart by where they run.
+        name = address.model if len(info.members) == 1 else "+".join(member.targets) or places[0][1]
+        targets = tuple(Target(name, upstream, served_name, checkpoint) for upstream, served_name in places)
+        model = Model(name, checkpoint, targets, is_spread=len(targets) > 1)
+        return Served(name, (model,), rules_for(checkpoint, info.vote, info.max_n))
+
+    def _places(self, address: Address, member: Member) -> Places:
         if member.targets:
             router = self.router or proxy_router()
             if router is None:
-                raise ConfigError(
-                    f"{model}: targets need a router", hint="its_litellm.handler.services.router = router"
-                )
-            return [(RouterUpstream(router, target), target) for target in member.targets]
-        if not api_base:
-            raise ConfigError(
-                f"deployment {model}: neither api_base nor targets say where {member.manifest} is served",
-                hint="litellm_params.api_base: http://gpu:8000/v1",
-            )
-        return [(HttpUpstream(api_base.removeprefix("http://"), api_base, key=api_key), model)]
+                raise ConfigError(f"deployment {address.model}: no router has the targets that model_info.its names",
+                                  hint="its_litellm.handler.router = router")  # fmt: skip
+            return [(one, one.deployment) for target in member.targets for one in deployments_named(router, target)]
+        if not address.api_base:
+            raise ConfigError(f"deployment {address.model}: neither api_base nor targets say where the model runs",
+                              hint="litellm_params.api_base: http://gpu:8000/v1")  # fmt: skip
+        served_name = member.model or address.model
+        return [(HttpUpstream(served_name, address.api_base, key=address.api_key), served_name)]
+
+
+async def _checkpoint(member: Member, upstream: Upstream, served_name: str) -> Checkpoint:
+    """Raises the ManifestError family; ConfigError where the server's word leads to no manifest."""
+    if member.manifest is not None:
+        return await asyncio.to_thread(open_checkpoint, member.manifest)
+    found = (await discover(await upstream.models(), roots=member.roots, hub=None)).get(served_name)
+    if found is not None and found.error is not None:
+        raise found.error
+    if found is None or found.checkpoint is None:
+        reason = found.reason if found is not None else f"the server does not list {served_name}"
+        raise ConfigError(f"no manifest for {served_name}: {reason}", hint="model_info: {its: {manifest: FOLDER}}")
+    return found.checkpoint
 
 
 def _tell(target: Target, verdict: Verdict) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.real_litellm.clients import Client, NpmClient, PythonClient, npm_client
-from tests.real_litellm.worlds import World, in_front
+from tests.real_litellm.worlds import World, in_front, inside
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,19 @@ def front(whole_front) -> World:
     return whole_front
 
 
-@pytest.fixture(params=["front"])
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def whole_plugin(tmp_path_factory) -> AsyncIterator[World]:
+    async with inside(tmp_path_factory.mktemp("plugin")) as world:
+        yield world
+
+
+@pytest.fixture
+def plugin(whole_plugin) -> World:
+    """its-proxy inside LiteLLM, nothing asked of its engines yet."""
+    whole_plugin.forget()
+    return whole_plugin
+
+
+@pytest.fixture(params=["front", "plugin"])
 def world(request) -> World:
     return request.getfixturevalue(request.param)

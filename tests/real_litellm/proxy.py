@@ -56,23 +56,32 @@ class LiteLlm:
         return f"{self.root}/v1"
 
     @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    @property
     def log(self) -> str:
         return (self.folder / "log").read_text("utf-8", "replace")
 
     def charged(self) -> list[dict[str, Any]]:
-        ledger = self.folder / "ledger.jsonl"
-        return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+        return [json.loads(line) for line in self.ledger.read_text().splitlines()] if self.ledger.exists() else []
 
-    async def charges(self, n: int, timeout_s: float = 20.0) -> list[dict[str, Any]]:
-        """The lines that a test's calls added, once there are `n`: LiteLLM logs after it has answered."""
-        async with asyncio.timeout(timeout_s):
+    async def charges(self, n: int) -> list[dict[str, Any]]:
+        """What the calls since `forget_charges` cost, once LiteLLM, which logs after it has answered, told of `n`."""
+        async with asyncio.timeout(20):
             while len(self.charged()) < n:
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(0.5)  # one too many would come as late
+        await self._quiet()  # one too many would come as late
         return self.charged()
 
-    def forget_charges(self) -> None:
-        (self.folder / "ledger.jsonl").unlink(missing_ok=True)
+    async def forget_charges(self) -> None:
+        await self._quiet()
+        self.ledger.unlink(missing_ok=True)
+
+    async def _quiet(self, seconds: float = 1.0) -> None:
+        n_lines = -1
+        while n_lines != (n_lines := len(self.charged())):
+            await asyncio.sleep(seconds)
 
 
 @asynccontextmanager

@@ -102,7 +102,7 @@ async def test_its_lowers_n(world, client):
 
 @pytest.mark.parametrize("how", [{}, STREAM], ids=["whole", "stream"])
 async def test_the_summed_usage_is_charged_once(world, how):
-    world.litellm.forget_charges()
+    await world.litellm.forget_charges()
     reply = await world.ask(world.python, **how)
     [charge] = await world.litellm.charges(1)
     assert (charge["prompt_tokens"], charge["completion_tokens"]) == reply.usage == ALL

@@ -1,11 +1,13 @@
 """What stands behind each of the two doors: LiteLLM in front of its-proxy, and its-proxy's method inside LiteLLM."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.real_litellm.clients import Asked, Client, PythonClient
 from tests.real_litellm.page import configurations
@@ -24,6 +26,7 @@ class World:
     litellm: LiteLlm
     engine: ScriptedUpstream
     model: str
+    others: Mapping[str, ScriptedUpstream] = field(default_factory=dict)
 
     python: PythonClient = field(default_factory=PythonClient)
 
@@ -46,7 +49,8 @@ class World:
                 await asyncio.sleep(0.05)
 
     def forget(self) -> None:
-        self.engine.forget()
+        for engine in (self.engine, *self.others.values()):
+            engine.forget()
 
     @property
     def asked(self) -> list[dict[str, Any]]:
@@ -74,3 +78,28 @@ async def in_front(folder: Path) -> AsyncIterator[World]:
             litellm_config["model_list"][0]["litellm_params"]["api_base"] = server.url
             async with start_litellm(litellm_config, folder, KEYS) as litellm:
                 yield World(litellm, upstream, "qwen")
+
+
+@asynccontextmanager
+async def inside(folder: Path) -> AsyncIterator[World]:
+    """docs/litellm-plugin.md: all of its configurations as one, with other addresses and folders."""
+    config = merged(configurations("litellm-plugin.md"))
+    for name in ("random", "similar", "none"):
+        write_checkpoint(folder / f"qwen-{name}", manifest(name))
+    async with AsyncExitStack() as stack:
+        names = ("qwen", "qwen-similar", "qwen-none")
+        engines = {host: await stack.enter_async_context(engine(*names)) for host in ("gpu", "a", "b", "c")}
+        text = yaml.safe_dump(config).replace("/checkpoints", str(folder))
+        for host, one in engines.items():
+            text = text.replace(f"http://{host}:8000/v1", one.url)
+        litellm = await stack.enter_async_context(start_litellm(yaml.safe_load(text), folder, KEYS))
+        yield World(litellm, engines["gpu"], "qwen", engines)
+
+
+def merged(configurations: list[Any]) -> dict[str, Any]:
+    """Lists go on, objects grow."""
+    whole: dict[str, Any] = {}
+    for configuration in configurations:
+        for key, value in configuration.items():
+            whole[key] = whole.get(key, type(value)()) + value if isinstance(value, list) else whole.get(key, {}) | value
+    return whole
