@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.service import MAX_N
 
+_MESSAGES = {"extra_forbidden": "unknown key", "missing": "name a manifest, or members that have one each"}
 Right = Literal["force", "explain", "candidates", "front"]
 
 
@@ -65,9 +66,11 @@ def read_info(model: str, model_info: Any) -> ItsInfo:
     try:
         return ItsInfo.model_validate(_with_members(said))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(["model_info.its", *map(str, first["loc"])])
-        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        # A misspelt key is told before what is missing without it.
+        errors = error.errors(include_url=False, include_input=False)
+        worst = min(errors, key=lambda one: one["type"] != "extra_forbidden")
+        place = ".".join(["model_info.its", *map(str, worst["loc"])])
+        message = _MESSAGES.get(worst["type"], worst["msg"].removeprefix("Value error, "))
         raise ConfigError(f"deployment {model}: {place}: {message}") from None
 
 

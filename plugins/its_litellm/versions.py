@@ -1,6 +1,6 @@
 """Which LiteLLM this plug-in was tested with."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from its_proxy.codesign.errors import ConfigError
 
@@ -10,12 +10,12 @@ TESTED = ((1, 106, 2), (1, 107))
 
 def require_tested(found: str | None = None) -> None:
     """Raises ConfigError for a LiteLLM outside of the range: its hooks change between releases."""
-    found = version("litellm") if found is None else found
+    low, high = (".".join(map(str, one)) for one in TESTED)
+    hint = f"pip install 'litellm>={low},<{high}'"
+    try:
+        found = version("litellm") if found is None else found
+    except PackageNotFoundError:
+        raise ConfigError("litellm is not installed", hint=hint) from None
     numbers = tuple(int(part) if part.isdigit() else 0 for part in found.split(".")[:3])
-    first, end = TESTED
-    if not first <= numbers < end:
-        low, high = (".".join(map(str, one)) for one in TESTED)
-        raise ConfigError(
-            f"litellm {found} is outside of the range that its_litellm was tested with",
-            hint=f"pip install 'litellm>={low},<{high}'",
-        )
+    if not TESTED[0] <= numbers < TESTED[1]:
+        raise ConfigError(f"litellm {found} is outside of the range that its_litellm was tested with", hint=hint)
