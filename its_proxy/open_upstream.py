@@ -69,6 +69,13 @@ class OpenUpstream:
             await self._take(cards)
             self._listed_until = now + LIST_TTL_S
 
+    async def renew(self) -> None:
+        """Asks at once, and looks at every adapter again: another may have come under the name of a known one."""
+        async with self._listing:
+            self._found = {name: found for name, found in self._found.items() if not self._cards[name].get("parent")}
+            self._listed_until = 0.0
+        await self.refresh()
+
     async def run(self, on_change: OnChange) -> None:
         """Looks at the list now and then, and keeps the verdicts on what was found up to date."""
         watching: dict[str, tuple[Served, asyncio.Task[None]]] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeAlias
 
 import orjson
@@ -53,8 +54,8 @@ def path_of(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path") or "")
 
 
-async def read_body(receive: Receive, max_bytes: int) -> tuple[bytes, bool]:
-    """The whole body, or what came before it grew beyond `max_bytes`, and whether it is whole. Raises ClientLeft."""
+async def read_body(receive: Receive, max_bytes: float = inf) -> tuple[bytes, bool]:
+    """The whole body, or what had come when it grew beyond `max_bytes`, and whether it is whole. Raises ClientLeft."""
     body = bytearray()
     while True:
         message = await receive()
@@ -67,9 +68,9 @@ async def read_body(receive: Receive, max_bytes: int) -> tuple[bytes, bool]:
             return bytes(body), False
 
 
-def replayed(body: bytes, is_whole: bool, receive: Receive) -> Receive:
-    """What was read, and then the rest as it comes."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": not is_whole}]
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """The body that was read, and then whatever comes."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
         return waiting.pop() if waiting else await receive()

@@ -17,8 +17,11 @@ from its_proxy.upstreams.base import APPLIED_HEADER, Body, Completion, RawReply
 from its_vllm.asgi import App, AppReply, Message, Scope
 
 MAX_WAITING = 64
-# Of the client's request; the application gets its own, for each call.
-_RESET = (b"content-length", b"content-type", b"transfer-encoding", b"x-request-id", APPLIED_HEADER.encode())
+# Of the client's request; the application gets its own, for each call. Replies must be read, so not compressed.
+_RESET = {
+    *(b"content-length", b"content-type", b"transfer-encoding"),
+    *(b"accept-encoding", b"x-request-id", APPLIED_HEADER.encode()),
+}
 _caller: ContextVar[Scope | None] = ContextVar("caller", default=None)
 
 
@@ -41,13 +44,14 @@ def asking_for(scope: Scope) -> Iterator[None]:
 
 
 class InnerApp:
-    """`own`: the scope of calls that no client asked for, as the handshake's."""
+    """`own`: the scope of calls that no client asked for, as the handshake's; `revision`: of models from the Hub."""
 
     name = "vllm"
 
-    def __init__(self, app: App, own: Scope) -> None:
+    def __init__(self, app: App, own: Scope, revision: str | None = None) -> None:
         self._app = app
         self._own = own
+        self._revision = revision
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         reply = await self._whole("POST", "/v1/chat/completions", orjson.dumps(dict(body)), request_id)
@@ -68,17 +72,19 @@ class InnerApp:
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
         cards = _object(await self._whole("GET", "/v1/models", b"", None)).get("data")
-        return [_placed(card) for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
+        listed = cards if isinstance(cards, list) else []
+        return [_placed(card, self._revision) for card in listed if isinstance(card, dict)]
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         route = "/tokenize" if path == "tokenize" else f"/v1/{path}"
         reply = await self._whole(method, route, body, None)
         return RawReply(reply.status, content_type, reply.body)
 
-    async def admit(self) -> AppReply | None:
-        """vLLM's refusal of the caller's key, if it refuses: asked of a route that costs nothing."""
-        async with self._call("GET", "/v1/models", b"", None) as messages:
-            reply = await _read(await anext(messages), messages)
+    async def refusal_of(self, caller: Scope) -> AppReply | None:
+        """What vLLM says to a caller whose key it does not know: asked of a route that costs nothing."""
+        with asking_for(caller):
+            async with self._call("GET", "/v1/models", b"", None) as messages:
+                reply = await _read(await anext(messages), messages)
         return reply if reply.status in (401, 403) else None
 
     async def close(self) -> None:
@@ -179,7 +185,12 @@ def _object(reply: AppReply) -> dict[str, Any]:
     return document
 
 
-def _placed(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The card with a root that is a folder here, if it is one: vLLM runs in this process, and in its folder."""
+def _placed(card: Mapping[str, Any], revision: str | None) -> dict[str, Any]:
+    """The card with a root that is a folder here, if it is one: vLLM runs in this process, and in its folder. What is
+    none lies on the Hub, a base model at the revision that vLLM was started with."""
     root = card.get("root")
-    return {**card, "root": os.path.abspath(root)} if isinstance(root, str) and os.path.isdir(root) else dict(card)
+    if isinstance(root, str) and os.path.isdir(root):
+        return {**card, "root": os.path.abspath(root)}
+    if isinstance(root, str) and revision and not card.get("parent"):
+        return {**card, "root": f"{root}@{revision}"}
+    return dict(card)

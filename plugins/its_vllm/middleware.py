@@ -4,12 +4,13 @@ Pure ASGI around vLLM's own application. Only chat completions of models with a 
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from its_proxy.codesign.errors import ItsError, RequestError
+from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.exchange import Exchange, Front
 from its_proxy.protocol.chat import read_body as read_json
 from its_proxy.protocol.chat import read_chat
@@ -24,7 +25,8 @@ from its_vllm.models import Models
 from its_vllm.options import RIGHTS, Options, options_from
 
 CHAT = "/v1/chat/completions"
-MAX_BODY_BYTES = 32 * 2**20
+ADAPTERS = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+UNKNOWN_BODY_BYTES = 2**20
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
@@ -33,43 +35,62 @@ class Middleware:
 
     def __init__(self, app: App, options: Options | None = None) -> None:
         self._app = app
-        self._options = options if options is not None else options_from(os.environ)
+        self._wrong: ConfigError | None = None
+        self._options = Options()
+        try:
+            self._options = options if options is not None else options_from(os.environ)
+        except ConfigError as error:
+            self._wrong = error
         self._models = Models(app, self._options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if self._wrong is not None:
+            await _refuse_to_start(self._wrong, scope, receive, send)
+        elif scope["type"] == "lifespan":
             await self._models.live(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] == "POST" and path_of(scope) == CHAT:
             await self._chat(scope, receive, send)
+        elif scope["type"] == "http" and path_of(scope) in ADAPTERS:
+            await self._app(scope, receive, send)
+            await self._models.renew(scope)
         else:
             await self._app(scope, receive, send)
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            body, is_whole = await read_body(receive, MAX_BODY_BYTES)
-        except ClientLeft:
-            return
+        with suppress(ClientLeft):
+            body, is_whole = await read_body(receive, UNKNOWN_BODY_BYTES)
+            if not is_whole:
+                # Memory is for those whom vLLM knows: their bodies it would read whole, too.
+                if (refusal := await self._models.inner.refusal_of(scope)) is not None:
+                    return await refusal.send(send)
+                body += (await read_body(receive))[0]
+            await self._whole_chat(scope, body, receive, send)
+
+    async def _whole_chat(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request_id = new_request_id(header(scope, b"x-request-id"))
-        untouched = {**scope, "headers": [one for one in scope["headers"] if one[0] != APPLIED_HEADER.encode()]}
         try:
-            served = await self._served(scope, body) if is_whole else None
+            served = await self._served(scope, body)
             front = self._front(scope)
             if served is None or front.has_applied(served):
-                return await self._app(untouched, replayed(body, is_whole, receive), send)
+                untouched = {**scope, "headers": [one for one in scope["headers"] if one[0] != APPLIED_HEADER.encode()]}
+                return await self._app(untouched, replayed(body, receive), send)
         except ItsError as error:
             return await _tell(error, request_id, send)
+        if (refusal := await self._models.inner.refusal_of(scope)) is not None:
+            return await refusal.send(send)
         with asking_for(scope):
-            if (refusal := await self._models.inner.admit()) is not None:
-                return await refusal.send(send)
             await _until_left(self._answer(served, front, body, request_id, send), receive)
 
     async def _served(self, scope: Scope, body: bytes) -> Served | None:
-        """What this request is for, if it is ours. Whatever vLLM would refuse is left to vLLM."""
+        """What this request is for, if it is ours. The body is read as vLLM reads it, which is more than we take from
+        anyone: what it would answer plain must not pass by us. What it would refuse is left to it."""
         try:
-            model = read_json(body).get("model")
-        except RequestError:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
             return None
-        return await self._models.find(model, scope) if isinstance(model, str) else None
+        if not isinstance(document, dict) or not isinstance(name := document.get("model"), str | None):
+            return None
+        return await self._models.find(name, scope)
 
     def _front(self, scope: Scope) -> Front:
         is_trusted = not self._models.keys or self._options.is_front(header(scope, b"authorization"))
@@ -79,7 +100,7 @@ class Middleware:
         has_begun = asyncio.Event()
         try:
             exchange = Exchange(
-                chat=read_chat(read_json(body)),
+                chat=read_chat({**read_json(body), "model": served.name}),
                 served=served,
                 members=served.members(),
                 request_id=request_id,
@@ -95,6 +116,14 @@ class Middleware:
                 told = b"\n" + event(error_reply(error).body) + DONE
                 return await send({"type": "http.response.body", "body": told})
             await _tell(error, request_id, send)
+
+
+async def _refuse_to_start(error: ConfigError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Said as ASGI says it: a server takes an exception for an application that has no start, and goes on."""
+    if scope["type"] != "lifespan":
+        raise error
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": f"its_vllm: {error}"})
 
 
 async def _stream(exchange: Exchange, send: Send, has_begun: asyncio.Event) -> None:

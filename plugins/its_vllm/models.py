@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from its_proxy.checkpoint import Checkpoint
-from its_proxy.codesign.errors import ConfigError
+from its_proxy.codesign.errors import ConfigError, UpstreamError
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.open_upstream import OpenUpstream
@@ -57,10 +57,14 @@ class Models:
             self._running.cancel()
             await asyncio.wait({self._running})
 
-    async def find(self, name: str, scope: Scope) -> Served | None:
-        """The model of that name if it has a manifest, good or bad. Raises UpstreamError where vLLM cannot be asked."""
+    async def find(self, name: str | None, scope: Scope) -> Served | None:
+        """The model of that name if it has a manifest, good or bad; without a name the one that vLLM would take.
+
+        Raises UpstreamError where vLLM cannot be asked for its list.
+        """
         models = self._begin(scope)
-        served = await models.find(name)
+        await models.refresh()
+        served = models.served.get(name) if name else next(iter(models.served.values()), None)
         if served is None or all(target.state == "none" for target in served.targets):
             return None
         with suppress(TimeoutError):  # still pending: whoever asks the model is told so
@@ -70,11 +74,18 @@ class Models:
                     await self._has_news.wait()
         return served
 
+    async def renew(self, scope: Scope) -> None:
+        """After an adapter has come or gone: nothing may be asked by what was known before."""
+        models = self._begin(scope)
+        with suppress(UpstreamError):  # who asks for a model is told
+            await models.renew()
+
     def _begin(self, scope: Scope) -> OpenUpstream:
         """At the start of the application, or with the first request where its server tells of no start."""
         if self._open is None:
-            self.keys = _keys_of(scope)
-            self.inner = InnerApp(self._app, _own_scope(scope, self.keys))
+            args = _args_of(scope)
+            self.keys = _keys_of(args)
+            self.inner = InnerApp(self._app, _own_scope(scope, self.keys), getattr(args, "revision", None))
             self._open = OpenUpstream(self.inner, self._rules, roots=ROOTS, hub=_hub(), policy=Policy())
             self._running = asyncio.create_task(self._run(self._open))
         return self._open
@@ -98,9 +109,13 @@ class Models:
         log.log(level, "handshake of %s: %s: %s", target.model, verdict.state, verdict.reason)
 
 
-def _keys_of(scope: Scope) -> tuple[str, ...]:
-    """vLLM keeps its arguments in the application's state; --api-key comes before the variable, as there."""
-    args = getattr(getattr(scope.get("app"), "state", None), "args", None)
+def _args_of(scope: Scope) -> object:
+    """vLLM's own arguments, which it keeps in the application's state."""
+    return getattr(getattr(scope.get("app"), "state", None), "args", None)
+
+
+def _keys_of(args: object) -> tuple[str, ...]:
+    """--api-key comes before the variable, as in vLLM."""
     named = getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
     return tuple(key for key in ([named] if isinstance(named, str) else named) if key)
 

@@ -22,6 +22,7 @@ class ScriptedApp:
     delay_s: float = 0.0
     asked: list[tuple[dict[bytes, bytes], dict[str, Any]]] = field(default_factory=list)
     others: list[tuple[str, str, bytes]] = field(default_factory=list)
+    adapters: set[str] = field(default_factory=set)
     n_running: int = 0
     n_disconnected: int = 0
 
@@ -39,13 +40,21 @@ class ScriptedApp:
         elif self.key and (b"authorization", f"Bearer {self.key}".encode()) not in scope["headers"]:
             await reply(send, 401, {"error": "Unauthorized"})
         elif scope["path"] == "/v1/models":
-            cards = [{"id": name, "object": "model", "root": root} for name, root in self.roots.items()]
-            await reply(send, 200, {"object": "list", "data": cards})
+            await reply(send, 200, {"object": "list", "data": [self._card(name) for name in self.roots]})
+        elif scope["path"] == "/v1/load_lora_adapter":
+            named = json.loads(await whole(receive))
+            self.adapters.add(named["lora_name"])
+            self.roots[named["lora_name"]] = named["lora_path"]
+            await reply(send, 200, {})
         elif (scope["method"], scope["path"]) == ("POST", "/v1/chat/completions"):
             await self._chat(scope, receive, send)
         else:
             self.others.append((scope["method"], scope["path"], await whole(receive)))
             await reply(send, 404, {"detail": "Not Found"})
+
+    def _card(self, name: str) -> dict[str, Any]:
+        parent = next(iter(self.roots)) if name in self.adapters else None
+        return {"id": name, "object": "model", "root": self.roots[name], "parent": parent}
 
     async def _live(self, receive, send) -> None:
         for name in ("startup", "shutdown"):

@@ -77,6 +77,41 @@ async def test_other_routes_and_other_models_are_left_alone(tmp_path):
     assert {other.status for other in others} == {404}
 
 
+async def test_without_a_name_the_model_is_the_one_that_vllm_takes(tmp_path):
+    async with serving(tmp_path) as (client, app):
+        for model in (None, ""):
+            heard = await client.chat(QUERY, model)
+            assert (heard.json["its"]["strategy"], heard.json["model"]) == ("random", "model")
+    assert {body["model"] for body in app.bodies} == {"model"}
+
+
+@pytest.mark.parametrize("odd", [b'"top_k": NaN', b'"seed": 99999999999999999999', b'"user": "a", "user": "b"'])
+async def test_what_vllm_reads_and_we_do_not_is_never_answered_plain(tmp_path, odd):
+    def body(model):
+        return b'{"messages": [{"role": "user", "content": "2 + 5?"}], %s, "model": "%s"}' % (odd, model)
+
+    async with serving(tmp_path) as (client, app):
+        heard = await client.send("POST", "/v1/chat/completions", body(b"model"))
+        plain = await client.send("POST", "/v1/chat/completions", body(b"plain"))
+    assert (heard.status, heard.json["error"]["code"]) == (400, "invalid_json")
+    assert (plain.status, len(app.bodies)) == (200, 1)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_large_body_is_read_for_those_whom_vllm_knows(tmp_path, is_known):
+    async with serving(tmp_path, key=KEY) as (client, app):
+        client._key = KEY if is_known else "wrong"
+        heard = await client.chat(QUERY + " " * 3 * 2**20, its={"vote": "off"})
+    assert (heard.status, len(app.bodies)) == ((200, 1) if is_known else (401, 0))
+
+
+async def test_replies_are_asked_for_uncompressed(tmp_path):
+    async with serving(tmp_path) as (client, app):
+        await client.chat(QUERY, headers=[("accept-encoding", "gzip"), ("x-tenant", "a")])
+    asked = [headers for headers, body in app.asked if body in app.bodies]
+    assert all(b"accept-encoding" not in headers and headers[b"x-tenant"] == b"a" for headers in asked)
+
+
 OTHERS = [
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
@@ -198,6 +233,32 @@ async def test_a_model_that_comes_later_is_found(tmp_path, monkeypatch):
         await asyncio.sleep(0.05)
         heard = await client.chat(QUERY, "later")
     assert heard.json["its"]["strategy"] == "similar"
+
+
+async def test_an_adapter_is_asked_by_its_own_manifest_as_soon_as_it_has_come(tmp_path):
+    """Also when it takes the place of another: the list of models is not waited for."""
+    adapter = json.dumps({"lora_name": "adapter", "lora_path": str(tmp_path / "adapter")}).encode()
+    async with serving(tmp_path) as (client, _):
+        for strategy in ("similar", "dissimilar"):
+            assert (await client.chat(QUERY)).json["its"]["strategy"] == "random"
+            write_checkpoint(tmp_path / "adapter", manifest(strategy))
+            assert (await client.send("POST", "/v1/load_lora_adapter", adapter)).status == 200
+            assert (await client.chat(QUERY, "adapter")).json["its"]["strategy"] == strategy
+
+
+async def test_settings_that_are_wrong_keep_vllm_from_starting(tmp_path, monkeypatch):
+    monkeypatch.setenv("ITS_VLLM_RIGHTS", "explain,fly")
+    app, told = ScriptedApp(seven, {}), []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        told.append(message)
+
+    await Middleware(app)({"type": "lifespan", "app": app}, receive, send)
+    assert [message["type"] for message in told] == ["lifespan.startup.failed"]
+    assert told[0]["message"].startswith("its_vllm: ITS_VLLM_RIGHTS: unknown right 'fly'")
 
 
 async def test_a_server_that_tells_of_no_start_is_served_all_the_same(tmp_path):
