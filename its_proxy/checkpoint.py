@@ -43,7 +43,9 @@ class Checkpoint:
 
 
 def source_at(path: Path) -> Source:
-    """A checkpoint's folder, or the bundle that a file holds; ManifestError where there is neither."""
+    """A checkpoint's folder, also by the its.json in it, or the bundle that a file holds; ManifestError for neither."""
+    if path.name == FILE_NAME:
+        path = path.parent
     if path.is_dir():
         return Folder(path)
     if not path.exists():

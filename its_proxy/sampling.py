@@ -346,7 +346,8 @@ def _check_quorum(plan: Plan, candidates: Sequence[Candidate], n_received: int, 
     abstained, lost_weight = _weight_of(candidates, "no_answer"), _weight_of(candidates, "lost")
     if plan.is_vote and is_decided("exact", _ballots(candidates), abstained, lost_weight, plan.rules.min_agreement):
         return
-    raise _loss(lost, n_received=n_received, n=plan.n)
+    loss = _loss(lost, n_received=n_received, n=plan.n)
+    raise loss from (lost[0] if isinstance(loss, QuorumLost) else loss.__cause__)
 
 
 def _loss(lost: Sequence[UpstreamError], *, n_received: int, n: int) -> ItsError:
