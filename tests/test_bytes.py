@@ -1,4 +1,4 @@
-"""The byte-identity test: a training row, and the prompt served for the same query, under every strategy."""
+"""Byte identity: a training row, and the prompt served for the same query, under every strategy and at every door."""
 
 import json
 import time
@@ -16,58 +16,23 @@ from its_proxy.plan import Member, VoteRules, make_plan
 from its_proxy.protocol.chat import read_chat
 from its_proxy.upstreams.http import HttpUpstream
 from its_training.demo.arms import side_of, training_row
-from its_training.demo.problems import Problem, draw
+from its_training.demo.problems import draw
 from its_training.demo.tokenizer import END_OF_TURN
-from tests.scripted import Say, scripted_upstream
-from tests.serving import manifest, model_settings, serving, write_checkpoint
+from tests.doors import DOORS, SEED, STRATEGIES, assert_asked_as_trained, document_of, rows_of
+from tests.serving import serving, write_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-STRATEGIES = ("none", "similar", "dissimilar", "random", "mixed", "filler", "fixed", "shuffled")
-SEED = 11
-
-ODD_QUERIES = [
-    " A cook has 3 eggs.\n\tHow many  are left? \n",
-    "Wie viele Brötchen kosten 9 €? 日本語 🍳 e\u0301 \u202edrawkcab",
-    'He said "{query}" and {persona}: how many words? <|im_start|>user\\n{{ 7 }}',
-    "\r\nHow many lines\r\nare these?\u2028\u00a0",
-]
-
-
-def document_of(strategy: str) -> dict[str, Any]:
-    """The manifest that training seals for this arm, without probes."""
-    side = side_of(strategy, SEED).model_dump(mode="json")
-    return manifest(pair={"trained_with": side, "serve_with": side}, probes=[])
-
-
-def rows_of(strategy: str) -> list[dict[str, Any]]:
-    """Training rows with a persona; in a mixed arm, those whose id gave them one."""
-    odd = [Problem(f"odd:{k}", "cooking", query, "\\boxed{7}", "7", "sft") for k, query in enumerate(ODD_QUERIES)]
-    problems = [*draw(12, "sft", SEED), *odd]
-    rows = [training_row(problem, side_of(strategy, SEED)) for problem in problems]
-    return [row for row in rows if row["persona"]["text"] is not None or strategy == "none"]
 
 
 def test_these_are_all_strategies():
     assert set(strategy_names()) >= set(STRATEGIES)
 
 
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-async def test_the_upstream_is_sent_the_messages_of_the_training_row(tmp_path, strategy):
-    checkpoint = write_checkpoint(tmp_path, document_of(strategy))
-    rows = rows_of(strategy)
-    assert 4 <= len(rows) <= 16
-    async with (
-        scripted_upstream(lambda body, number: Say("\\boxed{7}")) as upstream,
-        serving(model_settings(upstream.url, checkpoint)) as server,
-    ):
-        for row in rows:
-            upstream.bodies.clear()
-            status, _ = await server.chat(row["query"], its={"vote": "always", "n": 2, "stop": "none"})
-            assert status == 200
-            assert [body["messages"] for body in upstream.bodies] == [row["messages"][:-1]] * 2
-            assert row["query"] in upstream.bodies[0]["messages"][-1]["content"]
+async def test_the_engine_is_asked_the_messages_of_the_training_row(tmp_path, strategy, door):
+    await assert_asked_as_trained(door, strategy, tmp_path)
 
 
 def test_half_of_a_mixed_arms_rows_are_plain():
