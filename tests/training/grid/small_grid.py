@@ -68,7 +68,7 @@ def write_grid(
                 file = folder / cell.folder / "candidates.jsonl"
                 file.parent.mkdir(parents=True)
                 n_prompt = (prompt_tokens or {}).get(asked, 40)
-                n = grid_spec.n_candidates(trained, asked, cell.persona_seed)
+                n = grid_spec.n_candidates(trained, asked, split, cell.persona_seed)
                 rows = [row(k, accuracy, prompt_tokens=n_prompt, seed=cell.title, n=n) for k in range(n_items)]
                 file.write_text("".join(one.model_dump_json() + "\n" for one in rows), "utf-8")
                 cells.append(cell)

@@ -45,7 +45,7 @@ def cells_of(spec: GridSpec, splits: Sequence[str]) -> Iterator[Cell]:
 
 
 def n_candidates(spec: GridSpec, cell: Cell) -> int:
-    return spec.n_candidates(cell.trained, cell.asked, cell.persona_seed)
+    return spec.n_candidates(cell.trained, cell.asked, cell.split, cell.persona_seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ class GridBase(_Strict):
 
 
 class Ensemble(_Strict):
-    """Arms that vote together, each asked as it was trained. `n`: how many candidates each is asked for, so that the
-    tokens of all of them also pay for a vote of one alone."""
+    """Arms that vote together, each asked as it was trained. `n`: how many candidates each is asked for on test, so that
+    the tokens of all of them also pay for a vote of one alone."""
 
     members: tuple[str, ...] = Field(min_length=2)
     n: int = Field(ge=1)
@@ -104,11 +104,12 @@ class GridSpec(_Strict):
         """The way of asking that `arm` was trained for."""
         return self.arms[arm].served_as or arm
 
-    def n_candidates(self, trained: str, asked: str, persona_seed: int) -> int:
+    def n_candidates(self, trained: str, asked: str, split: str, persona_seed: int) -> int:
         """How many candidates a cell is asked for."""
-        members = self.ensemble.members if self.ensemble is not None else ()
-        is_members = trained in members and asked == self.matched(trained) and persona_seed == self.persona_seeds[0]
-        return self.ensemble.n if self.ensemble is not None and is_members else self.vote.n
+        if self.ensemble is None or trained not in self.ensemble.members:
+            return self.vote.n
+        is_compared = (asked, split, persona_seed) == (self.matched(trained), "test", self.persona_seeds[0])
+        return self.ensemble.n if is_compared else self.vote.n
 
     def is_plain(self, arm: str) -> bool:
         """Whether the arm's strategy adds nothing to a query."""
