@@ -8,7 +8,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
+from itertools import pairwise
 from pathlib import Path
 
 # Below vLLM's own logger, so that its handlers show it.
@@ -39,7 +41,7 @@ def check_vllm() -> None:
 
 
 def vllm_problems(arguments: Sequence[str], environ: Mapping[str, str]) -> Iterator[str]:
-    if not any("its_vllm" in argument for argument in arguments):
+    if not _is_asked_for("its_vllm", arguments):
         return
     if environ.get("VLLM_USE_RUST_FRONTEND", "") not in _OFF:
         yield (
@@ -48,3 +50,13 @@ def vllm_problems(arguments: Sequence[str], environ: Mapping[str, str]) -> Itera
         )
     if (shadow := shadow_of("its_vllm")) is not None:
         yield f"its_vllm would be imported from {shadow}, which is not the installed its-proxy (rename that folder)"
+
+
+def _is_asked_for(package: str, arguments: Sequence[str]) -> bool:
+    """On the command line, or in the file that its --config names."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    said = list(words)
+    for path in (path for option, path in pairwise(words) if option == "--config"):
+        with suppress(OSError, ValueError):  # vLLM says itself what is wrong with it
+            said.append(Path(path).read_text("utf-8"))
+    return any(package in text for text in said)

@@ -29,6 +29,13 @@ def test_a_front_end_that_runs_no_middleware_is_told(arguments, environ, said):
     assert (said in problems[0]) if said else problems == []
 
 
+@pytest.mark.parametrize("middleware", ["its_vllm.Middleware", "other.Middleware"])
+def test_a_configuration_file_is_looked_into(tmp_path, middleware):
+    (tmp_path / "serve.yaml").write_text(f"middleware:\n  - {middleware}\n")
+    problems = vllm_problems(["serve", "--config", str(tmp_path / "serve.yaml")], {"VLLM_USE_RUST_FRONTEND": "1"})
+    assert len(list(problems)) == (middleware == "its_vllm.Middleware")
+
+
 @pytest.mark.parametrize("is_package", [True, False], ids=["package", "module"])
 def test_a_folder_that_shadows_the_installed_package_is_named(tmp_path, is_package):
     site, here = tmp_path / "site", tmp_path / "here"
