@@ -62,8 +62,8 @@ class GridBase(_Strict):
 
 
 class Ensemble(_Strict):
-    """Arms that vote together, each asked as it was trained. `n`: how many candidates each is asked for on test, so that
-    the tokens of all of them also pay for a vote of one alone."""
+    """Arms that vote together, each asked as it was trained. `n`: how many candidates each is asked for on test, for
+    the tokens of all of them are to pay for a vote of one alone."""
 
     members: tuple[str, ...] = Field(min_length=2)
     n: int = Field(ge=1)
