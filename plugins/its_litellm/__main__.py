@@ -10,13 +10,12 @@ from typing import Any
 
 import yaml
 
-from its_litellm.deployment import Member, read_info
+from its_litellm.deployment import PROVIDER, Member, read_info
 from its_litellm.versions import require_tested
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.served import check_vote
 
-PROVIDER = "its/"
 HANDLER = "its_litellm.handler"
 REWRITE = "its_litellm.rewrite"
 USAGE = "usage: python -m its_litellm config.yaml"

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.service import MAX_N
 
+PROVIDER = "its/"
+"""What the model of a deployment that votes begins with."""
 _MESSAGES = {"extra_forbidden": "unknown key", "missing": "name a manifest, or members that have one each"}
 Right = Literal["force", "explain", "candidates", "front"]
 

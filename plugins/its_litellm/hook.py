@@ -5,9 +5,9 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
+from its_litellm.deployment import PROVIDER
 from its_litellm.errors import litellm_error, told_to_litellm
 from its_litellm.provider import body_of
-from its_litellm.router import PROVIDER
 from its_litellm.services import Address, Services
 from its_proxy.codesign.errors import RequestError, StrategyNotApplicable
 from its_proxy.service import Service

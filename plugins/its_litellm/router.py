@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from its_litellm.deployment import PROVIDER
 from its_litellm.errors import upstream_error
 from its_proxy.codesign.errors import BadPayload, ConfigError, UpstreamRejected
 from its_proxy.protocol.sse import DONE, event
@@ -23,7 +24,6 @@ _OPENAI = frozenset({
     "parallel_tool_calls", "presence_penalty", "reasoning_effort", "response_format", "seed", "stop", "stream_options",
     "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user",
 })  # fmt: skip
-PROVIDER = "its/"
 
 
 def proxy_router() -> Any | None:

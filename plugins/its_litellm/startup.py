@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from its_litellm.router import PROVIDER, proxy_router
+from its_litellm.deployment import PROVIDER
+from its_litellm.router import proxy_router
 from its_litellm.services import Address, Services
 from its_proxy.codesign.errors import ItsError
 

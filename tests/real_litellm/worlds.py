@@ -38,9 +38,28 @@ class World:
         asked = {} if "input" in fields else {"messages": messages()}
         return {"model": self.model, **asked, **fields}
 
-    async def ask(self, client: Client, path: str = "chat/completions", *, user: str = "anna", **fields: Any) -> Asked:
+    def n_asked(self) -> dict[str, int]:
+        """How many candidates each engine was asked for."""
+        return {name: len(_candidates(engine)) for name, engine in self.others.items()}
+
+    async def ask(
+        self,
+        client: Client,
+        path: str = "chat/completions",
+        *,
+        user: str = "anna",
+        headers: Mapping[str, str] = {},
+        **fields: Any,
+    ) -> Asked:
         """Once, by that client with that user's key."""
-        return await client.ask(self.litellm.url, self.key(user), path, self.body(**fields))
+        return await client.ask(self.litellm.url, self.key(user), path, self.body(**fields), headers)
+
+    async def raw(self, **fields: Any) -> bytes:
+        """A chat request's reply, byte for byte."""
+        headers = {"Authorization": f"Bearer {self.key('anna')}"}
+        url = f"{self.litellm.url}/chat/completions"
+        async with self.litellm.http.post(url, json=self.body(**fields), headers=headers) as reply:
+            return await reply.read()
 
     async def until_serving(self, timeout_s: float = 10.0) -> None:
         """An engine that answered 404 to its model's name is examined again before it is asked again."""
@@ -55,7 +74,11 @@ class World:
     @property
     def asked(self) -> list[dict[str, Any]]:
         """What the engine was asked for clients; a handshake's probes left out."""
-        return [body for body in self.engine.bodies if not body.get("return_token_ids")]
+        return _candidates(self.engine)
+
+
+def _candidates(engine: ScriptedUpstream) -> list[dict[str, Any]]:
+    return [body for body in engine.bodies if not body.get("return_token_ids")]
 
 
 @asynccontextmanager
@@ -67,14 +90,21 @@ async def engine(*models: str) -> AsyncIterator[ScriptedUpstream]:
         yield upstream
 
 
+def checkpoint(folder: Path, strategy: str) -> Path:
+    """All of its candidates are waited for, so that tests can count them."""
+    document = manifest(strategy)
+    return write_checkpoint(folder / f"qwen-{strategy}", {**document, "vote": {**document["vote"], "stop": "none"}})
+
+
 @asynccontextmanager
 async def in_front(folder: Path) -> AsyncIterator[World]:
     """docs/litellm.md: its two configurations, with other addresses."""
     litellm_config, settings = configurations("litellm.md")
     async with engine("qwen") as upstream:
         settings["upstreams"]["gpu"]["url"] = upstream.url
-        settings["models"]["qwen"]["checkpoint"] = write_checkpoint(folder / "qwen-random", manifest("random"))
+        settings["models"]["qwen"]["checkpoint"] = checkpoint(folder, "random")
         async with serving(settings, KEYS) as server:
+            litellm_config["litellm_settings"]["sse_keepalive_ping_interval_seconds"] = 1
             litellm_config["model_list"][0]["litellm_params"]["api_base"] = server.url
             async with start_litellm(litellm_config, folder, KEYS) as litellm:
                 yield World(litellm, upstream, "qwen")
@@ -85,7 +115,7 @@ async def inside(folder: Path) -> AsyncIterator[World]:
     """docs/litellm-plugin.md: all of its configurations as one, with other addresses and folders."""
     config = merged(configurations("litellm-plugin.md"))
     for name in ("random", "similar", "none"):
-        write_checkpoint(folder / f"qwen-{name}", manifest(name))
+        checkpoint(folder, name)
     async with AsyncExitStack() as stack:
         names = ("qwen", "qwen-similar", "qwen-none")
         engines = {host: await stack.enter_async_context(engine(*names)) for host in ("gpu", "a", "b", "c")}
@@ -101,5 +131,7 @@ def merged(configurations: list[Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for configuration in configurations:
         for key, value in configuration.items():
-            whole[key] = whole.get(key, type(value)()) + value if isinstance(value, list) else whole.get(key, {}) | value
+            whole[key] = (
+                whole.get(key, type(value)()) + value if isinstance(value, list) else whole.get(key, {}) | value
+            )
     return whole
