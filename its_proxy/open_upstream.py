@@ -59,11 +59,11 @@ class OpenUpstream:
             return {}
         return self._cards
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, at_once: bool = False) -> None:
         """Asks for the list anew every few seconds, by one request for all that wait."""
         async with self._listing:
             now = asyncio.get_running_loop().time()
-            if now < self._listed_until:
+            if now < self._listed_until and not at_once:
                 return
             cards = [card for card in await self.upstream.models() if isinstance(card.get("id"), str)]
             await self._take(cards)
@@ -73,8 +73,7 @@ class OpenUpstream:
         """Asks at once, and looks at every adapter again: another may have come under the name of a known one."""
         async with self._listing:
             self._found = {name: found for name, found in self._found.items() if not self._cards[name].get("parent")}
-            self._listed_until = 0.0
-        await self.refresh()
+        await self.refresh(at_once=True)
 
     async def run(self, on_change: OnChange) -> None:
         """Looks at the list now and then, and keeps the verdicts on what was found up to date."""

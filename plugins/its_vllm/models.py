@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import orjson
+
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError, UpstreamError
 from its_proxy.handshake import PENDING, Verdict
@@ -64,7 +66,9 @@ class Models:
         """
         models = self._begin(scope)
         await models.refresh()
-        served = models.served.get(name) if name else next(iter(models.served.values()), None)
+        served = models.served.get(name) if name else _first(models)
+        if name and served is None:
+            served = await self._unlisted(name, models, scope)
         if served is None or all(target.state == "none" for target in served.targets):
             return None
         with suppress(TimeoutError):  # still pending: whoever asks the model is told so
@@ -73,6 +77,18 @@ class Models:
                     self._has_news.clear()
                     await self._has_news.wait()
         return served
+
+    async def _unlisted(self, name: str, models: OpenUpstream, caller: Scope) -> Served | None:
+        """What vLLM takes a name for that it does not list: an adapter that it loads when it is first asked for, or,
+        where it checks no names, its first model. Asked of a route that costs little."""
+        if await self.inner.refusal_of(caller) is not None:
+            return None
+        try:
+            await self.inner.forward("POST", "tokenize", orjson.dumps({"model": name, "prompt": "x"}), "")
+            await models.refresh(at_once=True)
+        except UpstreamError:
+            return None
+        return models.served.get(name) or _first(models)
 
     async def renew(self, scope: Scope) -> None:
         """After an adapter has come or gone: nothing may be asked by what was known before."""
@@ -107,6 +123,10 @@ class Models:
         self._has_news.set()
         level = {"mismatch": logging.ERROR, "pending": logging.WARNING}.get(verdict.state, logging.INFO)
         log.log(level, "handshake of %s: %s: %s", target.model, verdict.state, verdict.reason)
+
+
+def _first(models: OpenUpstream) -> Served | None:
+    return next(iter(models.served.values()), None)
 
 
 def _args_of(scope: Scope) -> object:

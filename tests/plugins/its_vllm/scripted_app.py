@@ -14,11 +14,13 @@ KEY = "engine-key"
 
 @dataclass
 class ScriptedApp:
-    """`answer(body)` -> text or (status, document); `roots`: model name -> folder; `key`: asked for as vLLM does."""
+    """`answer(body)` -> text or (status, document); `roots`: model name -> folder, `unlisted` until it is asked for;
+    `key`: asked for as vLLM does."""
 
     answer: Callable[[dict[str, Any]], Any]
     roots: dict[str, str]
     key: str | None = None
+    unlisted: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     asked: list[tuple[dict[bytes, bytes], dict[str, Any]]] = field(default_factory=list)
     others: list[tuple[str, str, bytes]] = field(default_factory=list)
@@ -41,6 +43,9 @@ class ScriptedApp:
             await reply(send, 401, {"error": "Unauthorized"})
         elif scope["path"] == "/v1/models":
             await reply(send, 200, {"object": "list", "data": [self._card(name) for name in self.roots]})
+        elif scope["path"] == "/tokenize":
+            is_known = self._knows(json.loads(await whole(receive))["model"])
+            await reply(send, 200 if is_known else 404, {})
         elif scope["path"] == "/v1/load_lora_adapter":
             named = json.loads(await whole(receive))
             self.adapters.add(named["lora_name"])
@@ -51,6 +56,11 @@ class ScriptedApp:
         else:
             self.others.append((scope["method"], scope["path"], await whole(receive)))
             await reply(send, 404, {"detail": "Not Found"})
+
+    def _knows(self, name: str) -> bool:
+        if name in self.unlisted:
+            self.roots[name] = self.unlisted.pop(name)
+        return name in self.roots
 
     def _card(self, name: str) -> dict[str, Any]:
         parent = next(iter(self.roots)) if name in self.adapters else None
@@ -70,7 +80,7 @@ class ScriptedApp:
         headers = dict(scope["headers"])
         assert int(headers[b"content-length"]) == len(data)
         self.asked.append((headers, body))
-        if body["model"] not in self.roots:
+        if not self._knows(body["model"]):
             return await reply(send, 404, {"error": {"message": f"no {body['model']}", "code": 404}})
         self.n_running += 1
         try:

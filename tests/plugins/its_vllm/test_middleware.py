@@ -85,6 +85,17 @@ async def test_without_a_name_the_model_is_the_one_that_vllm_takes(tmp_path):
     assert {body["model"] for body in app.bodies} == {"model"}
 
 
+async def test_an_adapter_that_vllm_loads_when_it_is_asked_for_is_asked_as_trained(tmp_path):
+    folder = write_checkpoint(tmp_path / "adapter", manifest("similar"))
+    async with serving(tmp_path, unlisted={"adapter": str(folder)}, key=KEY) as (client, app):
+        client._key = "wrong"
+        assert (await client.chat(QUERY, "adapter")).status == 401
+        assert app.unlisted
+        client._key = KEY
+        heard = await client.chat(QUERY, "adapter")
+    assert heard.json["its"]["strategy"] == "similar"
+
+
 @pytest.mark.parametrize("odd", [b'"top_k": NaN', b'"seed": 99999999999999999999', b'"user": "a", "user": "b"'])
 async def test_what_vllm_reads_and_we_do_not_is_never_answered_plain(tmp_path, odd):
     def body(model):
@@ -116,7 +127,7 @@ OTHERS = [
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
     ("GET", "/v1/chat/completions"),
-    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
 ]
 
 
