@@ -6,7 +6,7 @@ The server and every plug-in answer through this, so that they cannot differ in 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, 
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Outcome, sample
 from its_proxy.served import Served
-from its_proxy.upstreams.base import Body
+from its_proxy.upstreams.base import Body, applied
 
 STREAM_BEGINS_S = 1.0
 HEARTBEAT_S = 10.0
@@ -46,15 +46,21 @@ class Front:
     pair_id: str | None = None
     is_trusted: bool = False
 
+    @property
+    def mark(self) -> str | None:
+        """What is believed. Where there is nothing to apply here, it is for the layers behind."""
+        return self.pair_id if self.is_trusted else None
+
     def has_applied(self, served: Served) -> bool:
         """Whether the request is rewritten already, and one candidate of a vote held elsewhere. Raises RequestError
         for another pair than the model's own: both layers would have rewritten it wrongly."""
-        if self.pair_id is None or not self.is_trusted:
+        mark = self.mark
+        if mark is None or served.checkpoint is None:
             return False
-        own = served.checkpoint.pair_id if served.checkpoint is not None and not served.is_ensemble else None
-        if self.pair_id != own:
+        own = None if served.is_ensemble else served.checkpoint.pair_id
+        if mark != own:
             raise RequestError(
-                f"the layer in front applied pair {self.pair_id[:8]}, and {served.name} has "
+                f"the layer in front applied pair {mark[:8]}, and {served.name} has "
                 + (f"pair {own[:8]}" if own else "no pair of its own"),
                 code="pair_mismatch",
                 hint="let one layer rewrite, or give both the same checkpoint",
@@ -91,7 +97,8 @@ class Exchange:
         """The whole answer; or, where it is asked to `explain`, the plan for it."""
         self.served.require_serving()
         if self.is_passed_through:
-            return Reply(await self.members[0].upstream.complete(self._untouched(), self.request_id), {})
+            with applied(self.front.mark):
+                return Reply(await self.members[0].upstream.complete(self._untouched(), self.request_id), {})
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
@@ -139,8 +146,11 @@ class Exchange:
     @asynccontextmanager
     async def _relay(self, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
         upstream = self.members[0].upstream
-        async with upstream.stream(body, self.request_id) as chunks, aclosing(relayed(chunks)) as whole:
-            yield Streamed(dict(headers), whole)
+        async with AsyncExitStack() as stack:
+            with applied(self.front.mark):
+                chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
+            async with aclosing(relayed(chunks)) as whole:
+                yield Streamed(dict(headers), whole)
 
     @asynccontextmanager
     async def _vote(self, plan: Plan) -> AsyncIterator[Streamed]:

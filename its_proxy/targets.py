@@ -21,7 +21,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
-from its_proxy.upstreams.base import Body, Completion, RawReply, Upstream, applied
+from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied
 
 _Result = TypeVar("_Result")
 
@@ -206,20 +206,25 @@ class Target:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with self._counted(), applied(self.pair_id):
+        with self._counted(), applied(self._mark):
             return await self.upstream.complete(body, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         with self._counted():
             async with AsyncExitStack() as stack:
-                with applied(self.pair_id):  # only while it begins: who reads the stream may be another task
+                with applied(self._mark):  # only while it begins: who reads the stream may be another task
                     chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
                 yield chunks
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        with self._counted(), applied(self.pair_id):
+        with self._counted(), applied(self._mark):
             return await self.upstream.forward(method, path, body, content_type)
+
+    @property
+    def _mark(self) -> str | None:
+        """What is passed through may bear the mark of a layer in front."""
+        return self.pair_id or APPLIED.get()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ from its_proxy.server.context import (
     front_of,
     traits_of,
 )
+from its_proxy.upstreams.base import applied
 
 log = structlog.get_logger("its_proxy")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -116,7 +117,8 @@ async def forward(request: web.Request) -> web.Response:
         raise RequestError("this route knows no model suffix", param="model", hint="use /v1/chat/completions")
     served.require_serving()
     checkpoint = served.checkpoint
-    is_rewritten = front_of(request, caller).has_applied(served)
+    front = front_of(request, caller)
+    is_rewritten = front.has_applied(served)
     has_strategy = served.is_ensemble or (checkpoint is not None and checkpoint.serve.strategy.family != "none")
     if has_strategy and not is_rewritten:
         raise StrategyNotApplicable(
@@ -126,7 +128,8 @@ async def forward(request: web.Request) -> web.Response:
     [member] = served.members()
     body["model"] = member.served_name
     path = request.path.removeprefix("/v1/")
-    reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
+    with applied(front.mark):
+        reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
     return web.Response(body=reply.body, status=reply.status, content_type=reply.content_type)
 
 
