@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
@@ -19,12 +20,16 @@ class BackgroundLoop:
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """The result; an interrupt here cancels the work there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        future = self.begin(work)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        """Goes on while the caller does; cancelling the future cancels the work."""
+        return asyncio.run_coroutine_threadsafe(work, self._started())
 
     def close(self) -> None:
         with self._starting:

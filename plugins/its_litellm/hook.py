@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from litellm import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
 
 from its_litellm.deployment import PROVIDER
-from its_litellm.errors import litellm_error, told_to_litellm
+from its_litellm.errors import told_to_litellm
 from its_litellm.provider import body_of
 from its_litellm.services import Address, Services
 from its_proxy.codesign.errors import RequestError, StrategyNotApplicable
@@ -46,8 +47,8 @@ class RewriteHook(CustomLogger):  # type: ignore[misc]
         """What a router asks on its synchronous calls alone, on which LiteLLM would not let us rewrite."""
         params = deployment.get("litellm_params") or {}
         if _is_ours(str(params.get("model")), deployment.get("model_info")):
-            error = RequestError("no synchronous call is rewritten, so none is made", hint="use Router.acompletion")
-            raise litellm_error(error)
+            message = "no synchronous call is rewritten, so none is made (use Router.acompletion)"
+            raise BadRequestError(message, model=str(params.get("model")), llm_provider="its")
 
 
 def _is_ours(model: str, info: Any) -> bool:

@@ -1,8 +1,10 @@
 """LiteLLM's provider `its`: rewriting, sampling and voting behind `model: its/NAME`, in the proxy and in the SDK."""
 
+import atexit
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
+from queue import SimpleQueue
 from typing import Any
 
 from litellm import ModelResponse
@@ -11,8 +13,8 @@ from litellm.llms.custom_llm import CustomLLM
 
 from its_litellm.chunks import chunks_of
 from its_litellm.errors import told_to_litellm
-from its_litellm.loop import BackgroundLoop
 from its_litellm.services import Address, Services
+from its_proxy.background import BackgroundLoop
 from its_proxy.codesign.errors import RequestError
 from its_proxy.exchange import Exchange, Front
 from its_proxy.tenants import cache_salt
@@ -24,13 +26,17 @@ _NOT_FORWARDED = ("extra_body", "extra_headers", "max_retries", "stream")
 _TENANT = ("user_api_key_hash", "user_api_key_user_id", "user_api_key_end_user_id")
 
 
+_END = object()
+
+
 class Provider(CustomLLM):  # type: ignore[misc]
     """One instance serves every deployment whose model begins with `its/`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.services = Services()
-        self._background = BackgroundLoop()
+        self._background = BackgroundLoop("its_litellm")
+        atexit.register(self._background.close)
 
     @property
     def router(self) -> Any:
@@ -67,7 +73,22 @@ class Provider(CustomLLM):  # type: ignore[misc]
         return self._background.run(self.acompletion(**call))
 
     def streaming(self, *args: Any, **call: Any) -> Iterator[Any]:
-        return self._background.iterate(self.astreaming(**call))
+        """One task makes the chunks; leaving the iteration ends it."""
+        arrived: SimpleQueue[Any] = SimpleQueue()
+
+        async def make() -> None:
+            async with aclosing(self.astreaming(**call)) as chunks:
+                async for chunk in chunks:
+                    arrived.put(chunk)
+
+        making = self._background.begin(make())
+        making.add_done_callback(lambda _: arrived.put(_END))
+        try:
+            while (chunk := arrived.get()) is not _END:
+                yield chunk
+            making.result()
+        finally:
+            making.cancel()
 
     async def _exchange(self, call: Mapping[str, Any], *, stream: bool) -> Exchange:
         params = call.get("litellm_params") or {}

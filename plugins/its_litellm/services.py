@@ -85,8 +85,9 @@ class Services:
     async def _keep(self) -> None:
         try:
             await asyncio.Event().wait()
-        finally:
+        except asyncio.CancelledError:
             await self.close()
+            raise
 
     async def _open(self, address: Address, info: ItsInfo) -> Service:
         check_vote(f"deployment {address.model}: model_info.its.vote", info.vote)
