@@ -218,10 +218,11 @@ async def test_a_server_measures_what_cannot_be_computed_here_and_the_handshake_
     async with serving(rounded) as scripted:
         derivation = Derivation(origin, target, server=Server(scripted.url, "derived"))
         recorded = await asyncio.to_thread(derive, derivation)
+        marks = {headers.get("x-its-applied") for headers in scripted.headers}
         upstream = HttpUpstream("vllm", scripted.url)
         report = await examine(open_checkpoint(target), upstream, "derived", is_local=False)
         await upstream.close()
-    assert recorded.manifest.pair_id == open_checkpoint(origin).pair_id
+    assert {recorded.manifest.pair_id} == {open_checkpoint(origin).pair_id} == marks, "no layer rewrites a probe again"
     assert {(probe.dtype, probe.logprobs.noise) for probe in recorded.manifest.probes} == {(None, 0.0)}
     assert 0.005 < recorded.manifest.provenance["derived_from"]["distance"] < 0.05
     assert report.verdict.state == "verified"

@@ -16,6 +16,7 @@ from its_proxy.codesign.errors import ConfigError, DigestMismatch
 from its_proxy.codesign.manifest import FILE_NAME, Logprobs, Probe
 from its_proxy.evidence import RATIO, Comparison, Scored, compare, has_reference
 from its_proxy.source import Folder
+from its_proxy.upstreams.base import applied
 from its_training.record.live import Server, served_logprobs
 from its_training.record.measured import Measurement, evaluation_rows
 from its_training.record.models import load_model, load_tokenizer, weight_digests
@@ -121,7 +122,8 @@ def _measured_there(derivation: Derivation, origin: Checkpoint, probes: Sequence
     """As the server shows them. Its noise is not known, and a handshake is then as lenient as it may be."""
     assert derivation.server is not None
     template_kwargs = origin.manifest.pair.serve_with.chat_template_kwargs
-    this = asyncio.run(served_logprobs(derivation.server, probes, template_kwargs, show))
+    with applied(origin.pair_id):  # the probes are stored as rewritten, and a layer there may serve the pair
+        this = asyncio.run(served_logprobs(derivation.server, probes, template_kwargs, show))
     return [_with(*row, 0.0, None) for row in zip(probes, this, strict=True)]
 
 
