@@ -17,6 +17,7 @@ from its_proxy.upstreams.base import APPLIED_HEADER, Body, Completion, RawReply
 from its_vllm.asgi import App, AppReply, Message, Scope
 
 MAX_WAITING = 64
+GRACE_S = 5.0
 # Of the client's request; the application gets its own, for each call. Replies must be read, so not compressed.
 _RESET = {
     *(b"content-length", b"content-type", b"transfer-encoding"),
@@ -52,6 +53,7 @@ class InnerApp:
         self._app = app
         self._own = own
         self._revision = revision
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         reply = await self._whole("POST", "/v1/chat/completions", orjson.dumps(dict(body)), request_id)
@@ -113,12 +115,17 @@ class InnerApp:
             await has_left.wait()
             return {"type": "http.disconnect"}
 
+        async def send(message: Message | None) -> None:
+            if has_left.is_set():
+                await asyncio.sleep(0)  # nobody listens, and the others must have their turn
+            else:
+                await arrived.put(message)
+
         async def run() -> None:
             try:
-                await self._app(self._scope(method, path, len(body), request_id), receive, arrived.put)
+                await self._app(self._scope(method, path, len(body), request_id), receive, send)
             finally:
-                if not has_left.is_set():
-                    await arrived.put(None)
+                await send(None)
 
         task = asyncio.create_task(run())
         try:
@@ -126,10 +133,12 @@ class InnerApp:
                 yield messages
         finally:
             has_left.set()
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # told by _messages, or of no interest to one who has left
+            while not arrived.empty():
+                arrived.get_nowait()  # room for a send that waits for it
+            ending = asyncio.create_task(_end(task))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.shield(ending)
 
     def _scope(self, method: str, path: str, n_bytes: int, request_id: str | None) -> Scope:
         scope = _caller.get() or self._own
@@ -142,6 +151,16 @@ class InnerApp:
         full = (scope.get("root_path") or "") + path
         changed = {"method": method, "path": full, "raw_path": full.encode(), "query_string": b"", "headers": headers}
         return {**scope, **changed, "state": dict(scope.get("state") or {})}
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    """Lets the application notice that its client has left. Cancelled at once, vLLM would not pass that on to the task
+    that generates, which would go on for nobody."""
+    await asyncio.wait({task}, timeout=GRACE_S)
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # told by _messages, or of no interest to one who has left
 
 
 async def _messages(

@@ -26,7 +26,6 @@ class ScriptedApp:
     others: list[tuple[str, str, bytes]] = field(default_factory=list)
     adapters: set[str] = field(default_factory=set)
     n_running: int = 0
-    n_disconnected: int = 0
 
     def __post_init__(self) -> None:
         self.state = SimpleNamespace(args=SimpleNamespace(api_key=[self.key] if self.key else None))
@@ -82,23 +81,24 @@ class ScriptedApp:
         self.asked.append((headers, body))
         if not self._knows(body["model"]):
             return await reply(send, 404, {"error": {"message": f"no {body['model']}", "code": 404}})
-        self.n_running += 1
-        try:
-            said = "x" if body.get("return_token_ids") else self.answer(body)
-            if self.delay_s and not body.get("return_token_ids"):
-                await self._generate(receive)
-        finally:
-            self.n_running -= 1
+        said = "x" if body.get("return_token_ids") else self.answer(body)
+        if self.delay_s and not body.get("return_token_ids"):
+            await self._generated(receive)
         await (reply(send, *said) if isinstance(said, tuple) else self._complete(send, body, said))
 
-    async def _generate(self, receive) -> None:
-        """As long as the client stays."""
-        leaving = asyncio.create_task(receive())
-        done, _ = await asyncio.wait({leaving}, timeout=self.delay_s)
-        if done:
-            assert leaving.result()["type"] == "http.disconnect"
-            self.n_disconnected += 1
-        leaving.cancel()
+    async def _generated(self, receive) -> None:
+        """As vLLM does it: whoever cancels this, and does not say that the client has left, stops nothing."""
+        generating, leaving = asyncio.create_task(self._generate()), asyncio.create_task(receive())
+        _, pending = await asyncio.wait({generating, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+
+    async def _generate(self) -> None:
+        self.n_running += 1
+        try:
+            await asyncio.sleep(self.delay_s)
+        finally:
+            self.n_running -= 1
 
     async def _complete(self, send, body, text) -> None:
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}

@@ -60,7 +60,8 @@ async def test_a_stream_that_breaks_off_is_told_where_it_ends():
             await anext(chunks)
 
 
-async def test_a_stream_that_nobody_reads_is_not_kept_in_memory():
+async def test_a_stream_that_nobody_reads_is_not_kept_in_memory_and_ends(monkeypatch):
+    monkeypatch.setattr("its_vllm.inner.GRACE_S", 0.01)
     n_sent = 0
 
     async def endless(scope, receive, send):
@@ -73,7 +74,10 @@ async def test_a_stream_that_nobody_reads_is_not_kept_in_memory():
     async with InnerApp(endless, SCOPE).stream(BODY, "r"):
         for _ in range(1000):
             await asyncio.sleep(0)
-    assert n_sent < 100
+        assert n_sent < 100
+    n_ever_sent = n_sent
+    await asyncio.sleep(0.01)
+    assert n_sent == n_ever_sent
 
 
 @pytest.mark.parametrize(("parent", "root"), [(None, "org/name@v2"), ("base", "org/name")])

@@ -202,6 +202,7 @@ async def test_a_client_who_leaves_leaves_nothing_running(tmp_path, fields):
                 await asyncio.sleep(0.001)
             leave.set()
             await asyncio.wait_for(asking, 2)
+            await asyncio.sleep(0)
             assert app.n_running == 0
 
 
