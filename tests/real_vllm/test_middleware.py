@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 import shlex
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -20,7 +22,8 @@ from tests.serving import serving
 KEY, FRONT = "engine-key", "front-key"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 ROUNDS = 20
-LONG = {"max_tokens": 400, "ignore_eos": True}
+MAX_TOKENS = 400  # of one candidate that does not end by itself: it takes the server more than a second
+LONG = {"max_tokens": MAX_TOKENS, "ignore_eos": True}
 ENVIRONMENT = {
     "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}",
     "ITS_VLLM_RIGHTS": "explain,candidates",
@@ -38,12 +41,23 @@ def documented_flags() -> list[str]:
     return words[words.index("--middleware") :]
 
 
+@pytest.fixture(scope="module")
+def patient(checkpoint, tmp_path_factory) -> Path:
+    """As the common one, but its candidates may be long."""
+    folder = tmp_path_factory.mktemp("checkpoint") / checkpoint.name
+    shutil.copytree(checkpoint, folder)
+    document = json.loads((folder / "its.json").read_text())
+    document["vote"]["max_tokens"] = MAX_TOKENS
+    (folder / "its.json").write_text(json.dumps(document))
+    return folder
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def inside(checkpoint, tmp_path_factory) -> AsyncIterator[VllmServer]:
+async def inside(patient, tmp_path_factory) -> AsyncIterator[VllmServer]:
     """demo-random with the middleware, as the page starts it, and with a key."""
     log = tmp_path_factory.mktemp("vllm") / "inside.log"
     flags = [*documented_flags(), "--api-key", KEY, FRONT]
-    async with start_vllm(checkpoint, pair_name(checkpoint), *flags, log=log, env=ENVIRONMENT) as server:
+    async with start_vllm(patient, pair_name(patient), *flags, log=log, env=ENVIRONMENT) as server:
         yield server
 
 
@@ -65,9 +79,9 @@ async def test_its_handshake_stands_in_the_log(inside, http):
     assert f"handshake of {inside.name}: verified" in Path(inside.log).read_text()
 
 
-async def test_rewrites_and_fields_are_those_of_the_proxy(inside, http, vllm, checkpoint):
+async def test_rewrites_and_fields_are_those_of_the_proxy(inside, http, vllm, patient):
     """The proxy asks the plain server, so neither can have rewritten for the other."""
-    model = {"upstream": "gpu", "served_name": vllm.name, "checkpoint": checkpoint}
+    model = {"upstream": "gpu", "served_name": vllm.name, "checkpoint": patient}
     async with serving({"upstreams": {"gpu": {"url": vllm.url}}, "models": {vllm.name: model}}) as proxy:
         for query in QUERIES[:3]:
             asked = {"seed": 5, "its": {"stop": "none", "candidates": True}}
@@ -96,6 +110,12 @@ async def test_a_stream_carries_the_vote(inside, http):
     assert raw.endswith(b"data: [DONE]\n\n")
 
 
+async def test_without_a_name_the_model_is_asked_as_trained_all_the_same(inside, http):
+    body = {"messages": [{"role": "user", "content": QUERIES[0]}]}
+    async with http.post(f"{inside.url}/chat/completions", json=body) as reply:
+        assert (await reply.json())["its"]["strategy"] == "random"
+
+
 async def test_401_and_404_are_vllms_own(inside, http, vllm):
     wrong = await ask(http, inside, headers={"Authorization": "Bearer wrong"})
     assert (wrong[0], json.loads(wrong[2])) == (401, {"error": "Unauthorized"})
@@ -108,6 +128,7 @@ async def test_401_and_404_are_vllms_own(inside, http, vllm):
     assert replies[0][0] == 404
 
 
+ASKED = [{"role": "user", "content": "3 eggs"}]
 ROUTES = [
     ("GET", "/health", None),
     ("GET", "/version", None),
@@ -115,6 +136,12 @@ ROUTES = [
     ("POST", "/detokenize", {"tokens": [5, 6, 7]}),
     ("POST", "/v1/completions", {"prompt": "3 eggs", "max_tokens": 4, "temperature": 0, "seed": 1}),
     ("POST", "/v1/completions", {"prompt": "3 eggs", "max_tokens": -4}),
+    ("POST", "/v1/completions", {"prompt": "3 eggs", "max_tokens": 4, "temperature": 0, "stream": True}),
+    ("POST", "/v1/messages", {"messages": ASKED, "max_tokens": 4, "temperature": 0}),
+    ("POST", "/v1/responses", {"input": "3 eggs", "max_output_tokens": 4, "temperature": 0}),
+    ("POST", "/v1/chat/completions/render", {"messages": ASKED}),
+    ("GET", "/v1/models", None),
+    ("GET", "/v1/chat/completions", None),
     ("GET", "/v1/nothing", None),
 ]
 
@@ -125,22 +152,19 @@ async def test_other_routes_are_byte_identical_to_vllm_without_it(inside, http, 
     for server in (inside, vllm):
         named = None if body is None else {"model": server.name, **body}
         async with http.request(method, server.root + path, json=named) as reply:
-            replies.append((reply.status, reply.content_type, plain(await reply.read())))
+            headers = {name: value for name, value in reply.headers.items() if name not in ("Date", "Content-Length")}
+            replies.append((reply.status, headers, plain(await reply.read())))
     assert replies[0] == replies[1]
 
 
-def plain(raw: bytes):
-    """Without what no two replies of vLLM share."""
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        return raw
-    return {key: value for key, value in document.items() if key not in ("id", "created")}
+def plain(raw: bytes) -> bytes:
+    """Without what no two servers share: ids, the time, the checkpoint's folder, a digest of how they were started."""
+    return re.sub(rb'"(id|created\w*|root|system_fingerprint)":\s*("[^"]*"|[\d.]+)', rb'"\1":""', raw)
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}], ids=["plain", "streamed"])
 async def test_a_client_who_leaves_ends_every_candidate(inside, http, fields):
-    spent_s = []
+    n_finished, spent_s = await finished(inside), []
     for number in range(ROUNDS):
         query = QUERIES[number % len(QUERIES)]
         asking = asyncio.create_task(ask(http, inside, query, **LONG, **fields, its={"n": 8}))
@@ -148,7 +172,26 @@ async def test_a_client_who_leaves_ends_every_candidate(inside, http, fields):
         asking.cancel()
         await asyncio.wait({asking})
         spent_s.append(await inside.until_idle())
+    assert await finished(inside) == n_finished
     print(f"\nempty after {sorted(spent_s)[ROUNDS // 2]:.3f} s (median of {ROUNDS}), at most {max(spent_s):.3f} s")
+
+
+async def test_a_client_who_leaves_after_the_first_token_ends_a_single_candidate(inside, http):
+    body = {"model": inside.name, "messages": [{"role": "user", "content": QUERIES[0]}], "stream": True, **LONG}
+    n_finished = await finished(inside)
+    for _ in range(ROUNDS):
+        async with http.post(f"{inside.url}/chat/completions", json={**body, "its": {"vote": "off"}}) as reply:
+            while b'"content":"' not in await reply.content.readline():
+                assert not reply.content.at_eof()
+            assert await inside.n_running() == 1
+            reply.close()
+        await inside.until_idle()
+    assert await finished(inside) == n_finished
+
+
+async def finished(server):
+    """What was asked and not aborted."""
+    return (await server.metrics())["vllm:request_success_total"]
 
 
 @asynccontextmanager
@@ -161,14 +204,14 @@ async def proxy_before(inside, checkpoint, key):
         yield proxy, next(proxy.context.catalog.targets())
 
 
-async def test_behind_its_proxy_there_is_one_rewrite_and_one_vote(inside, vllm, checkpoint):
+async def test_behind_its_proxy_there_is_one_rewrite_and_one_vote(inside, vllm, patient):
     query, asked = QUERIES[1], {"seed": 5, "its": {"stop": "none"}}
-    n_before = (await inside.metrics())["vllm:request_success_total"]
-    async with proxy_before(inside, checkpoint, FRONT) as (proxy, target):
-        n_probes = (await inside.metrics())["vllm:request_success_total"] - n_before
+    n_before = await finished(inside)
+    async with proxy_before(inside, patient, FRONT) as (proxy, target):
+        n_probes = await finished(inside) - n_before
         reply = (await proxy.ask(query, **asked)).json
-    n_asked = (await inside.metrics())["vllm:request_success_total"] - n_before - n_probes
-    model = {"upstream": "gpu", "served_name": vllm.name, "checkpoint": checkpoint}
+    n_asked = await finished(inside) - n_before - n_probes
+    model = {"upstream": "gpu", "served_name": vllm.name, "checkpoint": patient}
     async with serving({"upstreams": {"gpu": {"url": vllm.url}}, "models": {"model": model}}) as proxy:
         alone = (await proxy.ask(query, **asked)).json
     assert target.state == "verified"
@@ -177,8 +220,8 @@ async def test_behind_its_proxy_there_is_one_rewrite_and_one_vote(inside, vllm, 
     assert reply["its"]["degraded"] is None
 
 
-async def test_a_front_that_is_not_believed_is_told_by_its_own_handshake(inside, checkpoint):
+async def test_a_front_that_is_not_believed_is_told_by_its_own_handshake(inside, patient):
     """The middleware rewrites what the proxy has rewritten, so the probes come out as no recorded tokens."""
-    async with proxy_before(inside, checkpoint, KEY) as (proxy, target):
+    async with proxy_before(inside, patient, KEY) as (proxy, target):
         assert target.state == "mismatch"
         assert (await proxy.ask(QUERIES[0])).status == 503
