@@ -119,7 +119,7 @@ async def test_its_overrides_this_request_with_all_rights(tmp_path):
 
 async def test_raw_and_streaming_responses_have_the_headers(tmp_path):
     async with wrapped(tmp_path) as (client, _):
-        raw = await client.chat.completions.with_raw_response.create(**ASK)
+        raw = await client.with_raw_response.chat.completions.create(**ASK)
         async with client.chat.completions.with_streaming_response.create(**ASK) as response:
             text = await response.text()
     assert raw.headers["x-its-votes"].endswith("/8")
@@ -196,6 +196,31 @@ async def test_a_stream_that_is_dropped_cancels_its_candidates(tmp_path, monkeyp
             return upstream.n_cancelled == 8
 
         await upstream.until(is_cancelled)
+
+
+async def test_whoever_still_reads_a_stream_that_another_closes_comes_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("its_proxy.exchange.STREAM_BEGINS_S", 0.01)
+    async with wrapped(tmp_path) as (client, upstream):
+        response = await client.chat.completions.with_raw_response.create(**ASK, stream=True, user="wait 30")
+        stream = response.parse()
+        await anext(stream)
+        reading = asyncio.create_task(anext(stream, "end"))
+        await asyncio.sleep(0)
+        await response.http_response.aclose()
+        assert await asyncio.wait_for(reading, 5) == "end"
+        await upstream.until(lambda: upstream.n_cancelled == 8)
+
+
+async def test_closing_leaves_no_task_behind(tmp_path):
+    async with engine() as upstream:
+        before = asyncio.all_tasks()
+        async with wrap(client_at(upstream), checkpoint=checkpoint(tmp_path)) as client:
+            await client.chat.completions.create(**ASK)
+            left = await client.chat.completions.create(**ASK, stream=True)
+            await anext(left)
+            await left.close()
+            assert asyncio.all_tasks() > before
+        assert {task for task in asyncio.all_tasks() - before if "its_proxy" in repr(task)} == set()
 
 
 # -- nothing goes past the strategy ------------------------------------------------------------------------------------

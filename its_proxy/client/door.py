@@ -45,7 +45,6 @@ _OWN_HEADERS = re.compile(
 )
 
 
-_WAITING_CHUNKS = 64
 NO_REPLY = "x-its-no-reply"
 """Stands in a reply for what `openai` raises where the server sends none: "timeout" or "connection"."""
 
@@ -56,7 +55,7 @@ class Events:
     def __init__(self, exchange: Exchange) -> None:
         self._loop = asyncio.get_running_loop()
         self._head: asyncio.Future[dict[str, str]] = self._loop.create_future()
-        self._chunks: asyncio.Queue[bytes] = asyncio.Queue(_WAITING_CHUNKS)
+        self._chunks: asyncio.Queue[bytes] = asyncio.Queue()
         # The task knows nothing of this object, so that one which nobody holds any more can go.
         self._making = asyncio.create_task(_make(exchange, self._head, self._chunks))
 
@@ -80,9 +79,13 @@ class Events:
         self._making.cancel()
         await asyncio.wait({self._making})
 
-    def __del__(self) -> None:
+    def cancel(self) -> None:
+        """From any thread, and without waiting: whoever drops a stream may be Python's collector in the loop's own."""
         if not self._making.done() and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._making.cancel)
+
+    def __del__(self) -> None:
+        self.cancel()
 
 
 async def _make(exchange: Exchange, head: "asyncio.Future[dict[str, str]]", chunks: "asyncio.Queue[bytes]") -> None:
@@ -91,14 +94,15 @@ async def _make(exchange: Exchange, head: "asyncio.Future[dict[str, str]]", chun
         async with exchange.stream() as streamed:
             head.set_result(streamed.headers)
             async for chunk in streamed.chunks:
-                await chunks.put(chunk)
+                chunks.put_nowait(chunk)
     except Exception as error:
         if not head.done():
             head.set_exception(error)
             return
         told = error_reply(error) if isinstance(error, ItsError) else defect_reply()
-        await chunks.put(b"\n" + event(told.body) + DONE)
-    await chunks.put(b"")
+        chunks.put_nowait(b"\n" + event(told.body) + DONE)
+    finally:
+        chunks.put_nowait(b"")  # also for one who still waits when another closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,8 @@ class Door:
         self._services: WeakKeyDictionary[asyncio.AbstractEventLoop, Service] = WeakKeyDictionary()
 
     async def ready(self) -> Service:
-        """The service, its checkpoint proved. Raises ModelUnavailable, or ConfigError where no model is named."""
+        """The service, its checkpoint proved. Raises ModelUnavailable; where no model is named, also ConfigError, and
+        UpstreamError while the server cannot be asked for its list."""
         loop = asyncio.get_running_loop()
         if loop not in self._services:
             service = Service(self._serve(self._model or await self._listed()), rights=RIGHTS)

@@ -53,7 +53,7 @@ def sync_http(client: openai.OpenAI, door: Door, background: BackgroundLoop, can
                 yield chunk
 
         def close(self) -> None:
-            background.run(self._events.aclose())
+            self._events.cancel()
 
     class Transport(http.BaseTransport):  # type: ignore[misc, name-defined]
         def handle_request(self, request: Any) -> Any:

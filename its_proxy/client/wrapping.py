@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import openai
 
@@ -17,6 +17,7 @@ from its_proxy.codesign.errors import ConfigError
 from its_proxy.served import Served, check_vote, ensemble_of
 from its_proxy.service import MAX_N, served_at
 
+_Client = TypeVar("_Client", "AsyncWrapped", "Wrapped")
 Checkpoints: TypeAlias = str | Path | Mapping[str, str | Path]
 """One checkpoint's folder, its its.json or its bundle; or, for an ensemble, each member's by its name at the server."""
 
@@ -28,7 +29,7 @@ class AsyncIts:
         self._door = door
 
     async def ready(self) -> None:
-        """Proves the checkpoint against the live server. Raises ModelUnavailable where they disagree or it is away."""
+        """Proves the checkpoint against the live server. Raises ItsError where they disagree, or it is away."""
         await self._door.ready()
 
 
@@ -70,7 +71,7 @@ class AsyncWrapped(openai.AsyncOpenAI):
         with _as_openai_tells():
             return await super().request(*args, **options)
 
-    def copy(self, **options: Any) -> Any:
+    def copy(self, **options: Any) -> "AsyncWrapped":
         return _still_wrapped(self, super().copy, options)
 
     with_options = copy
@@ -91,7 +92,7 @@ class Wrapped(openai.OpenAI):
         with _as_openai_tells():
             return super().request(*args, **options)
 
-    def copy(self, **options: Any) -> Any:
+    def copy(self, **options: Any) -> "Wrapped":
         return _still_wrapped(self, super().copy, options)
 
     with_options = copy
@@ -184,11 +185,11 @@ def _wrapped(client: Any, base: type, http_client: Any, door: Door, its: AsyncIt
     return wrapped
 
 
-def _still_wrapped(client: Any, copy: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+def _still_wrapped(client: _Client, copy: Callable[..., Any], options: Mapping[str, Any]) -> _Client:
     if options.get("http_client") is not None:
         hint = "wrap a client that has it already"
         raise ConfigError("another HTTP client would ask plain queries", hint=hint)
-    copied = copy(**options)
+    copied: _Client = copy(**options)
     copied._door, copied.its = client._door, client.its
     return copied
 
