@@ -107,10 +107,11 @@ class Models:
         return self._open
 
     async def _run(self, models: OpenUpstream) -> None:
-        await models.refresh()
+        with suppress(UpstreamError):  # it is asked again, and who asks for a model is told
+            await models.refresh()
         for name, served in models.served.items():
             for target in served.targets:
-                if target.state == "mismatch":
+                if target.state == "mismatch" or (target.state == "pending" and target.checkpoint is None):
                     log.error("%s is refused: %s", name, target.verdict.reason)
                 elif target.state == "none":
                     log.warning("%s: %s", name, NO_MANIFEST)

@@ -9,12 +9,13 @@ from hashlib import sha256
 import pytest
 
 from its_proxy.checkpoint import open_checkpoint
+from its_proxy.codesign.errors import UpstreamUnreachable
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import rewrite
 from its_vllm import Middleware
 from its_vllm.options import Options
 from tests.plugins.its_vllm.asgi_client import Client, living
-from tests.plugins.its_vllm.scripted_app import KEY, ScriptedApp
+from tests.plugins.its_vllm.scripted_app import KEY, ScriptedApp, reply
 from tests.serving import manifest, write_checkpoint
 
 QUERY = "What is 2 + 5?"
@@ -186,6 +187,39 @@ async def test_a_broken_manifest_is_told_at_the_start_and_never_served_plain(tmp
     assert "model is refused" in caplog.text
     assert "plain: no manifest" in caplog.text
     assert (heard.status, app.bodies) == (503, [])
+
+
+async def test_a_hub_that_cannot_be_asked_is_told_at_the_start_and_nothing_is_answered_plain(
+    tmp_path, caplog, monkeypatch
+):
+    class Unreachable:
+        def snapshot(self, repository, revision):
+            raise UpstreamUnreachable(f"the Hub cannot be asked for {repository}")
+
+    monkeypatch.setattr("its_vllm.models.Hub", Unreachable)
+    app = ScriptedApp(seven, {"model": "org/name"})
+    middleware = Middleware(app, Options())
+    async with living(middleware, app):
+        while "the Hub cannot be asked for org/name" not in caplog.text:
+            await asyncio.sleep(0.01)
+        heard = await Client(middleware, app).chat(QUERY)
+    assert (heard.status, heard.json["error"]["code"], app.bodies) == (503, "model_pending", [])
+
+
+async def test_a_list_that_cannot_be_had_at_the_start_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("its_proxy.open_upstream.LIST_TTL_S", 0.02)
+    folder, failures = write_checkpoint(tmp_path / "model", manifest("random")), iter([True])
+    app = ScriptedApp(seven, {"model": str(folder)})
+
+    async def loading(scope, receive, send):
+        is_list = scope.get("path") == "/v1/models"
+        await (reply(send, 503, {}) if is_list and next(failures, False) else app(scope, receive, send))
+
+    middleware = Middleware(loading, Options())
+    async with living(middleware, app):
+        await asyncio.sleep(0.01)
+        heard = await Client(middleware, app).chat(QUERY)
+    assert heard.json["its"]["answer"] == "7"
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True}, {"its": {"vote": "off"}}])
