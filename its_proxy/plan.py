@@ -22,7 +22,7 @@ from its_proxy.upstreams.base import Upstream
 from its_proxy.voting.answers import AnswerKind
 from its_proxy.voting.expectation import TINY_MAX_TOKENS, asks_for_answer, expects_answer, is_housekeeping
 from its_proxy.voting.json_answers import IsValid
-from its_proxy.voting.stop import n_to_start
+from its_proxy.voting.stop import StopName, n_to_start
 
 Mode = Literal["auto", "always", "off"]
 # Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
@@ -59,7 +59,7 @@ class VoteRules:
     mode: Mode = "auto"
     n: int = 8
     max_n: int = 16
-    stop: str = "exact"
+    stop: StopName = "exact"
     min_agreement: float | None = None
     answer: AnswerKind = "boxed"
     is_answer_fixed: bool = False

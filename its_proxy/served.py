@@ -1,14 +1,19 @@
 """A public model name: what stands behind it, how it votes, and whether it can be asked now."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import Member, VoteRules
 from its_proxy.targets import Missing, Route, Target, choose
+
+_RULES = TypeAdapter(VoteRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,14 @@ def check_vote(place: str, overrides: Mapping[str, Any]) -> None:
     for key in overrides:
         if key not in known:
             raise ConfigError(f"{place}.{key}: unknown key", hint=f"known keys: {', '.join(known)}")
+    try:
+        # As JSON: only there does strict mode read a dataclass from its fields.
+        _RULES.validate_json(
+            json.dumps({key: value for key, value in overrides.items() if value is not None}, default=str), strict=True
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(f"{place}.{first['loc'][0]}: {first['msg']}") from None
 
 
 def rules_for(checkpoint: Checkpoint, overrides: Mapping[str, Any], max_n: int) -> VoteRules:

@@ -92,7 +92,7 @@ def _member(
 ) -> Iterator[str]:
     if member.manifest is not None:
         try:
-            open_checkpoint(member.manifest)
+            open_checkpoint(member.manifest, allow_one_sided=member.force_pair)
         except ItsError as error:
             yield f"deployment {name}: {error}"
     known = {str(one.get("model_name")) for one in deployments}

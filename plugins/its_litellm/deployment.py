@@ -28,9 +28,11 @@ class _Strict(BaseModel):
 
 class Member(_Strict):
     """One checkpoint. `manifest`: its folder, its bundle, or its its.json; or `roots`, the folders in which the root
-    that the server tells of is looked up. `targets`: names or ids of deployments; else it is `model` at `api_base`."""
+    that the server tells of is looked up. `targets`: names or ids of deployments; else it is `model` at `api_base`.
+    `force_pair`: also where the manifest has persona text on one side only; replies are marked then."""
 
     manifest: Path | None = None
+    force_pair: bool = False
     roots: tuple[Path, ...] = ()
     model: str | None = None
     targets: tuple[str, ...] = ()

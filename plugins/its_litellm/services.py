@@ -127,7 +127,7 @@ class Services:
 async def _checkpoint(member: Member, upstream: Upstream, served_name: str) -> Checkpoint:
     """Raises the ManifestError family; ConfigError where the server's word leads to no manifest."""
     if member.manifest is not None:
-        return await asyncio.to_thread(open_checkpoint, member.manifest)
+        return await asyncio.to_thread(open_checkpoint, member.manifest, allow_one_sided=member.force_pair)
     found = (await discover(await upstream.models(), roots=member.roots, hub=None)).get(served_name)
     if found is not None and found.error is not None:
         raise found.error
@@ -139,4 +139,6 @@ async def _checkpoint(member: Member, upstream: Upstream, served_name: str) -> C
 
 def _tell(target: Target, verdict: Verdict) -> None:
     report = log.warning if verdict.state in ("mismatch", "pending") else log.info
-    report("handshake of %s at %s: %s: %s", target.model, target.upstream.name, verdict.state, verdict.reason)
+    report(
+        "its_litellm: handshake of %s at %s: %s: %s", target.model, target.upstream.name, verdict.state, verdict.reason
+    )

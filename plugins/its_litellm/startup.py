@@ -63,6 +63,6 @@ async def _examine(deployment: Mapping[str, Any], services: Services) -> None:
         address = Address(params["model"].partition("/")[2], params.get("api_base"), params.get("api_key"))
         await services.find(address, deployment.get("model_info"))
     except ItsError as error:
-        log.error("model %s is not served: %s", name, error)
+        log.error("its_litellm: model %s is not served: %s", name, error)
     else:
-        log.info("model %s is served", name)
+        log.info("its_litellm: model %s is served", name)

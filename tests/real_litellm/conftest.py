@@ -3,6 +3,7 @@
 `make test-litellm` runs these tests in LiteLLM's own environment; `make test` does not collect them.
 """
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,9 @@ import pytest_asyncio
 
 from tests.real_litellm.clients import Client, NpmClient, PythonClient, npm_client
 from tests.real_litellm.worlds import World, in_front, inside
+
+# Before anything imports LiteLLM, which would ask the network for a list of prices.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """its-proxy inside LiteLLM, as docs/litellm-plugin.md has it: what only this door has."""
 
+import asyncio
+
 import pytest
 
 from its_proxy.codesign.query import user_turns
@@ -87,6 +89,20 @@ async def test_two_users_are_two_tenants_at_every_deployment(plugin):
         [salt] = {body["cache_salt"] for host in "abc" for body in plugin.others[host].bodies}
         salts.append(salt)
     assert salts[0] != salts[1]
+
+
+@BOTH
+async def test_the_candidates_at_all_deployments_are_cancelled_when_the_client_leaves(plugin, how):
+    """20 of 20: ten of either kind."""
+    hosts = [plugin.others[host] for host in "abc"]
+    for _ in range(10):
+        plugin.forget()
+        query = messages(f"slowly: {QUERY}")
+        call = asyncio.create_task(plugin.ask(plugin.python, model="qwen-spread", messages=query, **how))
+        await hosts[0].until(lambda: sum(host.n_open for host in hosts) == N, 10)
+        call.cancel()
+        await hosts[0].until(lambda: not any(host.n_open for host in hosts))
+        assert sum(host.n_cancelled for host in hosts) == N
 
 
 async def test_a_clients_own_fields_cannot_lead_a_deployment_astray(plugin):

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import warnings
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import pytest
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.codesign.strategies import rewrite
+from tests.real_litellm.page import code
 from tests.real_litellm.script import CALL, QUERY, TOOLS, messages
 from tests.real_litellm.worlds import checkpoint, engine
 from tests.serving import model_settings, serving
@@ -239,6 +241,16 @@ async def test_layers_that_stack_rewrite_once_and_vote_once(tmp_path):
         asked = [body for body in upstream.bodies if not body.get("return_token_ids")]
     assert reply.its["votes"] == {"7": N}
     assert [body["messages"] for body in asked] == [rewrite(open_checkpoint(folder).serve, messages()).messages] * N
+
+
+async def test_the_pages_code_runs(tmp_path, capsys):
+    folder, names = checkpoint(tmp_path, "random"), {}
+    async with engine("qwen") as upstream:
+        for block in code("litellm-plugin.md"):
+            block = re.sub(r"http://\w+:8000/v1", upstream.url, block).replace("/checkpoints/qwen-random", str(folder))
+            await asyncio.to_thread(exec, block, names)
+    assert capsys.readouterr().out == f"so it is \\boxed{{7}} {{'7': {N}}}\n"
+    assert names["reply"].its["target"] == "qwen-a, qwen-b"
 
 
 def test_litellm_imports_a_file_beside_its_configuration_first(tmp_path):

@@ -55,6 +55,8 @@ def test_a_configuration_that_holds(tmp_path, checkpoint):
         ({"members": []}, "model_info.its.members"),
         ({"members": [{}]}, "name either a manifest, or roots to look for it in"),
         ({"manifest": "CHECKPOINT", "vote": {"N": 8}}, "model_info.its.vote.N: unknown key"),
+        ({"manifest": "CHECKPOINT", "vote": {"n": "8"}}, "model_info.its.vote.n: Input should be a valid integer"),
+        ({"manifest": "CHECKPOINT", "vote": {"stop": "early"}}, "model_info.its.vote.stop: Input should be 'exact'"),
         ({"manifest": "CHECKPOINT", "rights": ["root"]}, "model_info.its.rights"),
         ({"manifest": "CHECKPOINT", "targets": ["lost"]}, "there is no deployment 'lost' (model_list has qwen)"),
         ({"members": [{"manifest": "CHECKPOINT", "targets": ["lost"]}]}, "there is no deployment 'lost'"),
@@ -74,6 +76,7 @@ def test_a_mismatched_manifest_is_named(tmp_path):
     [line] = problems_of(tmp_path, deployment({"manifest": str(folder)}))
     assert line.startswith("deployment qwen:")
     assert "random" in line
+    assert problems_of(tmp_path, deployment({"manifest": str(folder), "force_pair": True})) == []
 
 
 def test_a_deployment_without_a_server_is_told(tmp_path, checkpoint):
