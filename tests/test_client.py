@@ -187,6 +187,7 @@ async def test_a_stream_that_is_dropped_cancels_its_candidates(tmp_path, monkeyp
     monkeypatch.setattr("its_proxy.exchange.STREAM_BEGINS_S", 0.01)
     async with wrapped(tmp_path) as (client, upstream):
         stream = await client.chat.completions.create(**ASK, stream=True, user="wait 30")
+        await upstream.until(lambda: len(upstream.bodies) == 8)
         async for _ in stream:
             break
         del stream
@@ -203,6 +204,7 @@ async def test_whoever_still_reads_a_stream_that_another_closes_comes_to_its_end
     async with wrapped(tmp_path) as (client, upstream):
         response = await client.chat.completions.with_raw_response.create(**ASK, stream=True, user="wait 30")
         stream = response.parse()
+        await upstream.until(lambda: len(upstream.bodies) == 8)
         await anext(stream)
         reading = asyncio.create_task(anext(stream, "end"))
         await asyncio.sleep(0)
@@ -516,12 +518,18 @@ async def test_the_blocking_client_refuses_and_raises_as_the_other(tmp_path):
 async def test_a_blocking_stream_that_is_left_cancels_its_candidates(tmp_path, monkeypatch):
     monkeypatch.setattr("its_proxy.exchange.STREAM_BEGINS_S", 0.01)
 
+    all_asked = threading.Event()
+
     def leave(client):
         with client.chat.completions.create(**ASK, stream=True, user="wait 30") as stream:
             next(stream)
+            all_asked.wait(5)
 
     async with blocking(tmp_path) as (client, upstream):
-        await asyncio.to_thread(leave, client)
+        leaving = asyncio.create_task(asyncio.to_thread(leave, client))
+        await upstream.until(lambda: len(upstream.bodies) == 8)
+        all_asked.set()
+        await leaving
         await upstream.until(lambda: upstream.n_cancelled == 8)
 
 
