@@ -218,7 +218,7 @@ class Target:
                 yield chunks
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        with self._counted(), applied(self._mark):
+        with self._counted(is_route_known=False), applied(self._mark):
             return await self.upstream.forward(method, path, body, content_type)
 
     @property
@@ -227,13 +227,15 @@ class Target:
         return self.pair_id or APPLIED.get()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """One call: in flight while it runs, and counted for the target's health by how it ends."""
+    def _counted(self, *, is_route_known: bool = True) -> Iterator[None]:
+        """One call: in flight while it runs, and counted for the target's health by how it ends. On a route that the
+        upstream may lack a 404 says nothing about the model."""
         self.n_in_flight += 1
         try:
             yield
         except UpstreamError as error:
-            self._failed(error)
+            if is_route_known or not is_unknown_name(error):
+                self._failed(error)
             raise
         else:
             self._failures, self._ejected_until = 0, 0.0

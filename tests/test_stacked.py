@@ -18,7 +18,7 @@ from its_vllm import Middleware
 from its_vllm.options import Options
 from tests.plugins.its_vllm.asgi_client import Client, living
 from tests.plugins.its_vllm.scripted_app import ScriptedApp
-from tests.scripted import Say, ScriptedUpstream, scripted_upstream
+from tests.scripted import Say, Script, ScriptedUpstream, scripted_upstream
 from tests.scripted_model import Model, recorded
 from tests.serving import Server, model_settings, serving, write_checkpoint
 
@@ -43,10 +43,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def proxies(n: int, checkpoint: Path, **settings: Any) -> AsyncIterator[tuple[Server, ScriptedUpstream]]:
+async def proxies(
+    n: int, checkpoint: Path, says: Script = say, **settings: Any
+) -> AsyncIterator[tuple[Server, ScriptedUpstream]]:
     """As many servers behind each other, all of the same checkpoint: the foremost, and the engine behind the last."""
     async with AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(scripted_upstream(say))
+        upstream = await stack.enter_async_context(scripted_upstream(says))
         url = upstream.url
         for _ in range(n):
             server = await stack.enter_async_context(serving(model_settings(url, checkpoint) | settings))
@@ -86,6 +88,18 @@ async def test_a_wrapped_client_before_its_proxy(checkpoint, n):
         )
         assert completion.its["handshake"] == "verified"
         assert_one_rewrite_and_one_vote(completion.model_dump(), upstream.bodies, checkpoint)
+
+
+async def test_an_engine_that_shows_no_weights_may_stand_behind_two_layers(checkpoint):
+    """Such as the embedded one: its 404 for text completions is no sign that the model is gone."""
+    async with proxies(2, checkpoint, lambda body, n: Say(status=404) if "prompt" in body else say(body, n)) as (
+        server,
+        upstream,
+    ):
+        status, completion = await server.chat(MESSAGES, its=WHOLE_VOTE)
+        assert status == 200
+        assert completion["its"]["handshake"] == "unverified"
+        assert_one_rewrite_and_one_vote(completion, upstream.bodies, checkpoint)
 
 
 async def test_a_stream_through_two_layers_is_one_vote(checkpoint):

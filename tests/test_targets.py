@@ -55,6 +55,9 @@ class Scripted:
     async def models(self):
         return [{"id": "m"}]
 
+    async def forward(self, method, path, body, content_type):
+        raise self.errors.pop(0)
+
 
 def checkpoint_in(folder, strategy="random"):
     return open_checkpoint(write_checkpoint(folder, manifest(strategy)))
@@ -293,6 +296,13 @@ async def test_what_is_about_the_request_never_ejects(error):
     target = Target("m", Scripted("a"), "m", None)
     await fail_with(target, *[error] * 20)
     assert (target.is_ejected, target.state) == (False, "none")
+
+
+async def test_a_404_on_a_route_that_the_upstream_may_lack_says_nothing_about_the_model(checkpoint):
+    target = target_at(Scripted("a", UpstreamRejected("no such route", status=404)), checkpoint)
+    with pytest.raises(UpstreamRejected):
+        await target.forward("POST", "embeddings", b"{}", "application/json")
+    assert target.is_serving
 
 
 @pytest.mark.parametrize("error", [UpstreamRejected("no such model", status=404), REFUSED])
