@@ -14,8 +14,8 @@ from its_proxy.codesign.errors import RequestError, StrategyNotApplicable
 from its_proxy.service import Service
 from its_proxy.upstreams.base import APPLIED_HEADER
 
-# LiteLLM's names for calls that carry a query past chat messages.
-_PAST_CHAT = ("text_completion", "atext_completion", "responses", "aresponses")
+# LiteLLM's names for calls that bring no query; whatever else is no chat call could carry one past us.
+_NO_QUERY = ("embedding", "moderation", "rerank", "transcription")
 _ASKED = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "reasoning_effort", "extra_body")
 _EXTRA = ("top_k", "min_p", "chat_template_kwargs")
 """What LiteLLM passes on to an OpenAI-like server inside `extra_body` alone."""
@@ -39,7 +39,8 @@ class RewriteHook(CustomLogger):  # type: ignore[misc]
             if kind in ("completion", "acompletion"):
                 return {**kwargs, **_rewritten(service, kwargs)}
             # Before vLLM, `/v1/messages` becomes a chat call inside LiteLLM, and comes here once more.
-            if kind in _PAST_CHAT or (kind == "anthropic_messages" and provider != "hosted_vllm"):
+            comes_again = kind == "anthropic_messages" and provider == "hosted_vllm"
+            if not comes_again and kind.removeprefix("a") not in _NO_QUERY:
                 _refuse(service, kind)
         return None
 

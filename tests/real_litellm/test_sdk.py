@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import warnings
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -19,7 +19,9 @@ from tests.serving import model_settings, serving
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # LiteLLM's own
     import litellm
+    from litellm.llms.custom_llm import CustomLLMError
     from litellm.proxy.types_utils.utils import get_instance_fn
+    from litellm.types.utils import CallTypes
 
     import its_litellm
 
@@ -174,6 +176,21 @@ async def test_the_hook_rewrites_in_a_router_and_refuses_its_synchronous_calls(t
         await its_litellm.rewrite.services.close()
     assert body["messages"][0]["content"].endswith(f"\n\n{QUERY}")
     assert body["messages"][0]["content"] != QUERY
+
+
+async def test_the_hook_lets_no_other_call_carry_a_query_past_it(tmp_path):
+    """Every kind of call that LiteLLM knows, and one that it may come to know."""
+    kinds = [*CallTypes, None]
+    passed = []
+    async with engine("qwen") as upstream:
+        info = {"its": {"manifest": str(checkpoint(tmp_path, "random"))}}
+        call = {"model": "openai/qwen", "api_base": upstream.url, "model_info": info, "messages": messages()}
+        for kind in kinds:
+            with suppress(CustomLLMError):
+                changed = await its_litellm.rewrite.async_pre_call_deployment_hook(dict(call), kind)
+                passed += [kind.value] if changed is None else []
+        await its_litellm.rewrite.services.close()
+    assert {kind.removeprefix("a") for kind in passed} == {"embedding", "moderation", "rerank", "transcription"}
 
 
 async def test_a_dead_deployment_does_not_lose_the_vote(tmp_path):
