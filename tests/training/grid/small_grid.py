@@ -2,6 +2,8 @@
 
 import json
 import random
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from its_proxy.candidates import CandidateRow, Row
@@ -58,13 +60,15 @@ def write_grid(
     splits=("validation", "test"),
     prompt_tokens: dict[str, int] | None = None,
     n_items: int = 200,
+    persona_seeds: Sequence[int] = (1,),
 ) -> Grid:
-    """A cell for each (arm, way) in `accuracies`, on each split and training seed."""
+    """A cell for each (arm, way) in `accuracies`, on each split, training seed and persona seed."""
     cells = []
     for (trained, asked), accuracy in accuracies.items():
         for split in splits:
-            for train_seed in grid_spec.train_seeds if trained != "base" else [None]:
-                cell = Cell(trained, asked, split, train_seed, grid_spec.persona_seeds[0])
+            train_seeds = grid_spec.train_seeds if trained != "base" else [None]
+            for train_seed, persona_seed in product(train_seeds, persona_seeds):
+                cell = Cell(trained, asked, split, train_seed, persona_seed)
                 file = folder / cell.folder / "candidates.jsonl"
                 file.parent.mkdir(parents=True)
                 n_prompt = (prompt_tokens or {}).get(asked, 40)

@@ -22,12 +22,16 @@ def test_the_best_member_is_chosen_on_validation_and_costs_as_much(tmp_path):
 def test_members_asked_for_more_pay_for_the_rival_and_vote_as_the_others(tmp_path):
     asked = Ensemble(members=MEMBERS, n=16)
     accuracies = {(name, name): 0.6 for name in MEMBERS}
-    grid = write_grid(tmp_path, spec(ensemble=asked.model_dump()), accuracies)
+    # A second persona seed of the members was asked for 8 alone, and has no part in this.
+    grid = write_grid(
+        tmp_path, spec(ensemble=asked.model_dump(), persona_seeds=[1, 2]), accuracies, persona_seeds=[1, 2]
+    )
     result = ensemble(grid, asked)
     assert [(one.n_single, one.is_short) for one in result.versus] == [(11.0, False), (14.0, False)]
     assert {len(row.candidates) for cell in grid.cells for row in grid.rows(cell)} == {8}
     wide = grid.with_n(16)
-    assert {len(row.candidates) for cell in grid.cells if cell.split == "test" for row in wide.rows(cell)} == {16}
+    assert {cell.split for cell in wide.cells} == {"test"}
+    assert {len(row.candidates) for cell in wide.cells for row in wide.rows(cell)} == {16}
 
 
 def test_independent_equal_members_vote_like_one_of_them(tmp_path):

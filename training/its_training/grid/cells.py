@@ -49,6 +49,10 @@ class Cell:
         return f"{self.split}: {self.trained}{seed} asked as {self.asked}, personas {self.persona_seed}"
 
 
+def n_candidates(spec: GridSpec, cell: Cell) -> int:
+    return spec.n_candidates(cell.trained, cell.asked, cell.split, cell.persona_seed)
+
+
 class _Measured(BaseModel):
     """One line of the index; `file` is relative to it."""
 
@@ -94,9 +98,10 @@ class Grid:
         return _rows(self.files[cell], self.spec.vote.n)
 
     def with_n(self, n: int) -> "Grid":
-        """The same cells read for votes of n candidates; one that was asked for fewer has no more."""
+        """Read for votes of n candidates: those cells alone that were asked for as many."""
         vote = self.spec.vote.model_copy(update={"n": n})
-        return replace(self, spec=self.spec.model_copy(update={"vote": vote}))
+        files = {cell: file for cell, file in self.files.items() if n_candidates(self.spec, cell) >= n}
+        return replace(self, spec=self.spec.model_copy(update={"vote": vote}), files=files)
 
 
 @lru_cache(maxsize=512)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.statistics import Estimate
 from its_training.grid.cells import BASE, Grid
-from its_training.grid.equal_tokens import Way, budget_of, majority_of, n_affordable
+from its_training.grid.equal_tokens import Way, cost, majority_of, n_affordable
 from its_training.grid.hierarchy import FEWEST_TRAIN_SEEDS, THIS_CHECKPOINT_ONLY, resampled
 from its_training.grid.values import Values, difference, values
 
@@ -61,7 +61,7 @@ def recommend(grid: Grid, split: str = "validation") -> Choice:
     rivals = [way for way in ways if way != NULL]
     if not rivals:
         raise ConfigError("the grid holds no pair with personas on validation", hint="measure some")
-    budget = budget_of(grid, ways, split)
+    budget = cost(grid, NULL, split, grid.spec.vote.n)
     counts = {way: n_affordable(grid, way, split, budget) for way in ways}
     gains = {way: _gain(grid, way, split, counts) for way in rivals}
     contenders = [Contender(way, counts[way], gain) for way, gain in _bounded(gains).items()]

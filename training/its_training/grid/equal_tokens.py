@@ -1,11 +1,10 @@
 """Compares ways of asking that cost different numbers of tokens: each gets as many candidates as the budget pays for.
 
-A persona lengthens the prompt and may lengthen the reply. The budget is what the cheapest way's full vote costs an
-item on average; a dearer way gets fewer candidates for it, as a rule not a whole number: its vote is then the mean of
-the vote with one fewer and the vote with one more, weighted so that the cost is met.
+A persona lengthens the prompt and may lengthen the reply. The budget is what another way's full vote costs an item on
+average; a dearer way gets fewer candidates for it, as a rule not a whole number: its vote is then the mean of the vote
+with one fewer and the vote with one more, weighted so that the cost is met.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import floor
@@ -63,8 +62,3 @@ def majority_of(n: float) -> Measure:
 @lru_cache(maxsize=64)
 def _tokens(n: int) -> Measure:
     return lambda row: float(tokens_of(row, row.candidates[:n]))
-
-
-def budget_of(grid: Grid, ways: Sequence[Way], split: str) -> float:
-    """What the cheapest way's full vote costs an item."""
-    return min(cost(grid, way, split, grid.spec.vote.n) for way in ways)

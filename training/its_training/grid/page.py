@@ -13,6 +13,8 @@ from its_training.grid.equal_tokens import Way
 from its_training.grid.hierarchy import Measured, measured
 from its_training.grid.values import Measure, difference, greedy, majority, pass_at_1, tokens_of, values
 
+CONTENDERS_SHOWN = 12
+
 
 @dataclass(frozen=True)
 class Table:
@@ -203,14 +205,17 @@ def _choice_section(grid: Grid) -> str:
 
 
 def choice_text(choice: Choice) -> str:
-    """The verdict in a sentence, and every contender with its bounds."""
+    """The verdict in a sentence, and the best contenders with their bounds."""
     note = f" ({choice.note})" if choice.note else ""
     head = (
         f"**{choice.sentence}**{note}. {choice.n_items} validation problems, {choice.n_train_seeds} training seeds; "
         "the bounds hold for all pairs at once (95%)."
     )
-    lines = [[str(one.way), f"{one.n:.1f}", _gain(one.gain)] for one in choice.contenders]
-    return head + "\n\n" + markdown(["pair", "candidates for the budget", "gain over none asked as none"], lines)
+    lines = [[str(one.way), f"{one.n:.1f}", _gain(one.gain)] for one in choice.contenders[:CONTENDERS_SHOWN]]
+    table = markdown(["pair", "candidates for the budget", "gain over none asked as none"], lines)
+    n_more = len(choice.contenders) - len(lines)
+    rest = f"\n\n{n_more} more pairs gain less." if n_more > 0 else ""
+    return f"{head}\n\n{table}{rest}"
 
 
 def _gain(gain: Estimate) -> str:

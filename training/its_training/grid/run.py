@@ -19,7 +19,7 @@ from its_proxy.upstreams.rows import Sampling
 from its_proxy.voting.answers import read_answer
 from its_training.demo.measure import item_seed
 from its_training.files import build, is_built
-from its_training.grid.cells import BASE, CANDIDATES_FILE, Cell, write_index
+from its_training.grid.cells import BASE, CANDIDATES_FILE, Cell, n_candidates, write_index
 from its_training.grid.lab import Lab, open_pool, side_for, weights_sha256
 from its_training.grid.sampler import Completion, sample
 from its_training.grid.spec import GridSpec
@@ -42,10 +42,6 @@ def cells_of(spec: GridSpec, splits: Sequence[str]) -> Iterator[Cell]:
             for arm in spec.arms:
                 yield from (Cell(arm, way, split, seed, first) for way in spec.asked)
                 yield from (Cell(arm, spec.matched(arm), split, seed, other) for other in more)
-
-
-def n_candidates(spec: GridSpec, cell: Cell) -> int:
-    return spec.n_candidates(cell.trained, cell.asked, cell.split, cell.persona_seed)
 
 
 @dataclass(frozen=True, slots=True)
