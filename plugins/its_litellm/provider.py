@@ -24,8 +24,6 @@ from its_proxy.upstreams.base import APPLIED_HEADER
 _NOT_FORWARDED = ("extra_body", "extra_headers", "max_retries", "stream")
 # Who asks, as LiteLLM's proxy knows it: the key, its user, and the user that the client names.
 _TENANT = ("user_api_key_hash", "user_api_key_user_id", "user_api_key_end_user_id")
-
-
 _END = object()
 
 

@@ -24,6 +24,8 @@ def say(body: dict[str, Any], number: int) -> Say:
         return Say(status=int(failure[1]))
     if "slowly" in query:
         return Say("\\boxed{7}", delay_s=60)
+    if "cut" in query:
+        return Say("so it", finish_reason=None)
     if "patiently" in query:
         return Say("\\boxed{7}", delay_s=3)
     if body.get("tools"):

@@ -108,14 +108,20 @@ async def test_the_summed_usage_is_charged_once(world, how):
     assert (charge["prompt_tokens"], charge["completion_tokens"]) == reply.usage == ALL
 
 
-async def test_two_users_are_two_tenants(world):
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("chat/completions", {}), ("responses", {"input": QUERY}), ("messages", {"max_tokens": 500})],
+)
+async def test_two_users_are_two_tenants(world, path, fields):
     salts = []
     for user in ("anna", "bert", "anna"):
-        await world.ask(world.python, user=user)
-        salts.append({body["cache_salt"] for body in world.asked})
         world.forget()
-    [anna], [bert], [again] = salts
+        await world.ask(world.python, path, user=user, **fields)
+        [salt] = {body.get("cache_salt") for body in world.asked}
+        salts.append(salt)
+    anna, bert, again = salts
     assert anna == again != bert
+    assert None not in salts
 
 
 @pytest.mark.parametrize("how", [{}, STREAM], ids=["whole", "stream"])

@@ -19,6 +19,7 @@ from tests.serving import model_settings, serving
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # LiteLLM's own
     import litellm
+    from litellm.exceptions import MidStreamFallbackError
     from litellm.llms.custom_llm import CustomLLMError
     from litellm.proxy.types_utils.utils import get_instance_fn
     from litellm.types.utils import CallTypes
@@ -26,6 +27,7 @@ with warnings.catch_warnings():
     import its_litellm
 
 N = 8
+OFF = {"vote": "off"}
 pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM's own, which also leaves sessions of its own open
 
 
@@ -89,6 +91,22 @@ async def test_a_stream_keeps_reasoning_usage_and_its(tmp_path):
     assert [c.usage.completion_tokens for c in chunks if getattr(c, "usage", None)] == [N * 10]
 
 
+async def test_a_stream_without_a_finish_is_an_error_and_no_stop(tmp_path):
+    async with asking(tmp_path) as (_, call):
+        with pytest.raises(MidStreamFallbackError, match="in the middle"):
+            async for _ in await litellm.acompletion(**call, messages=messages(f"cut: {QUERY}"), stream=True, its=OFF):
+                pass
+
+
+async def test_a_single_stream_keeps_what_the_engine_tells(tmp_path):
+    async with asking(tmp_path) as (_, call):
+        stream = await litellm.acompletion(**call, messages=messages(), stream=True, its=OFF)
+        chunks = [chunk async for chunk in stream]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip() == "so it is \\boxed{7}"
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
 async def test_the_synchronous_door_votes_too(tmp_path):
     async with asking(tmp_path) as (upstream, call):
         reply = await asyncio.to_thread(litellm.completion, **call, messages=messages())
@@ -109,7 +127,7 @@ async def test_the_synchronous_stream_is_the_winners(tmp_path):
 
 async def test_a_synchronous_stream_that_is_left_ends_its_candidates(tmp_path):
     def leave(call):
-        stream = litellm.completion(**call, messages=messages(f"patiently: {QUERY}"), stream=True, its={"vote": "off"})
+        stream = litellm.completion(**call, messages=messages(f"patiently: {QUERY}"), stream=True, its=OFF)
         del stream
 
     async with asking(tmp_path) as (upstream, call):
