@@ -2,7 +2,10 @@
 
 import asyncio
 import gc
+import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -18,6 +21,7 @@ from its_proxy.background import BackgroundLoop
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.client import wrap
 from its_proxy.codesign.errors import ConfigError, ManifestError, ModelUnavailable, StrategyNotApplicable
+from tests.command import ROOT
 from tests.scripted import Say, ScriptedUpstream, scripted_upstream
 from tests.serving import manifest, tokens_of, write_checkpoint
 
@@ -449,6 +453,27 @@ async def test_an_ensemble_asks_each_member_by_its_own_manifest(tmp_path):
     assert [(member["model"], member["n"]) for member in completion.its["members"]] == [("a", 2), ("b", 2)]
     plain = {body["model"]: body["messages"] == MESSAGES for body in upstream.bodies}
     assert plain == {"a": False, "b": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"openai.py": ""}, r"openai\.py hides the installed package openai \(rename it\)"),
+        ({"openai/notes.txt": ""}, ""),
+        ({"openai.py": "AsyncOpenAI, __version__ = None, '1.99.0'"}, r"openai 1\.99\.0 is not supported"),
+        ({"openai.py": "raise ModuleNotFoundError(name='openai')"}, r"openai is not installed \(pip install"),
+    ],
+)
+def test_another_openai_than_ours_is_told_when_the_wrapper_is_imported(tmp_path, files, message):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    variables = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import its_proxy.client"], env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode == 0) is (message == "")
+    assert re.search(message, done.stderr)
 
 
 # -- loops and threads -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ A wrapped client is the caller's client with another way to send HTTP requests, 
 raw responses included, comes to the same door (`door.py`).
 """
 
+import its_proxy.client.versions  # noqa: F401  first, for one clear line instead of an AttributeError
 from its_proxy.client.wrapping import AsyncWrapped, Wrapped, wrap
 
 __all__ = ["AsyncWrapped", "Wrapped", "wrap"]
