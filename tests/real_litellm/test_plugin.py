@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import pytest_asyncio
 
 from its_proxy.codesign.query import user_turns
 from tests.real_litellm.script import QUERY, TOOLS, USAGE, messages
@@ -14,13 +15,18 @@ STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 BOTH = pytest.mark.parametrize("how", [{}, STREAM], ids=["whole", "stream"])
 
 
-@pytest.fixture
-def failing_b(plugin):
-    """The second of three deployments answers nothing but 500."""
+@pytest_asyncio.fixture(loop_scope="session")
+async def failing_b(plugin):
+    """The second of three deployments answers nothing but 500; at the end it is asked again."""
     engine = plugin.others["b"]
     script, engine.script = engine.script, lambda body, number: Say(status=500)
     yield
     engine.script = script
+    plugin.forget()
+    async with asyncio.timeout(60):
+        while plugin.n_asked()["b"] == 0:
+            await asyncio.sleep(0.2)
+            await plugin.ask(plugin.python, model="qwen-spread")
 
 
 async def test_the_headers_of_a_vote_reach_the_client(plugin, client):
