@@ -141,6 +141,8 @@ def wrap(
     check_vote("vote", vote)
     opened = _open(checkpoint)
     candidates = client if isinstance(client, openai.AsyncOpenAI) else async_client or _twin(client)
+    if candidates.base_url != client.base_url:
+        raise ConfigError(f"async_client asks {candidates.base_url}, and the client {client.base_url}")
     upstream = ClientUpstream(candidates)
 
     def serve(name: str) -> Served:
