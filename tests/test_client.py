@@ -581,8 +581,8 @@ async def test_a_blocking_client_with_an_http_client_of_its_own_needs_an_async_o
         client = blocking_at(upstream, http_client=openai.DefaultHttpxClient())
         with pytest.raises(ConfigError, match=r"async_client=openai.AsyncOpenAI"):
             wrap(client, checkpoint=folder)
+        elsewhere = openai.AsyncOpenAI(base_url="http://elsewhere/v1", api_key="k")
         with pytest.raises(ConfigError, match=r"async_client asks http://elsewhere/v1/, and the client http://127"):
-            elsewhere = openai.AsyncOpenAI(base_url="http://elsewhere/v1", api_key="k")
             wrap(client, checkpoint=folder, async_client=elsewhere)
         beside = client_at(upstream, http_client=openai.DefaultAsyncHttpxClient(headers={"x-pool": "own"}))
         with wrap(client, checkpoint=folder, async_client=beside) as both:
