@@ -181,7 +181,6 @@ class _Builder:
         return ensemble_of(ensemble.name, members, weights, n=ensemble.n, max_n=self._settings.max_n)
 
 
-
 def _http_upstreams(settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> dict[str, HttpUpstream]:
     """One for each, or the one that runs already with the same settings."""
     running = {u.name: u for u in (before.upstreams if before is not None else ()) if isinstance(u, HttpUpstream)}
