@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -91,18 +91,22 @@ class Services:
 
     async def _open(self, address: Address, info: ItsInfo) -> Service:
         check_vote(f"deployment {address.model}: model_info.its.vote", info.vote)
-        members = [await self._serve(address, member, info) for member in info.members]
-        served = members[0]
-        if len(members) > 1:
-            weights = [member.weight for member in info.members]
-            served = ensemble_of(address.model, members, weights, n=info.vote.get("n"), max_n=info.max_n)
+        async with AsyncExitStack() as opened:
+            members = [await self._serve(address, member, info, opened) for member in info.members]
+            served = members[0]
+            if len(members) > 1:
+                weights = [member.weight for member in info.members]
+                served = ensemble_of(address.model, members, weights, n=info.vote.get("n"), max_n=info.max_n)
+            opened.pop_all()  # from here on they are the service's to close
         service = Service(served, rights=frozenset(info.rights), on_change=_tell)
         with suppress(ModelUnavailable):  # it is watched from now on, and told of when it is asked
             await service.ready(FIRST_VERDICT_S)
         return service
 
-    async def _serve(self, address: Address, member: Member, info: ItsInfo) -> Served:
+    async def _serve(self, address: Address, member: Member, info: ItsInfo, opened: AsyncExitStack) -> Served:
         places = self._places(address, member)
+        for upstream, _ in places:
+            opened.push_async_callback(upstream.close)
         checkpoint = await _checkpoint(member, *places[0])
         # In replies, an ensemble's members are told apart by where they run.
         name = address.model if len(info.members) == 1 else "+".join(member.targets) or places[0][1]

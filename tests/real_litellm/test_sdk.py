@@ -158,8 +158,10 @@ def test_each_event_loop_has_connections_of_its_own_and_leaves_none_behind(tmp_p
     async def ask():
         async with engine("qwen") as upstream:
             info = {"its": {"manifest": str(checkpoint(tmp_path, "random"))}}
-            call = {"model": "its/qwen", "api_base": upstream.url, "api_key": "none", "model_info": info}
-            return (await litellm.acompletion(**call, messages=messages())).its["answer"]
+            call = {"model": "its/qwen", "api_base": upstream.url, "api_key": "none"}
+            with pytest.raises(litellm.ServiceUnavailableError, match="no manifest for qwen"):
+                await litellm.acompletion(**call, model_info={"its": {"roots": ["/"]}}, messages=messages())
+            return (await litellm.acompletion(**call, model_info=info, messages=messages())).its["answer"]
 
     n_loops = len(its_litellm.handler.services._loops)
     with warnings.catch_warnings(record=True) as told:
