@@ -51,12 +51,14 @@ class Member(_Strict):
 
 class ItsInfo(_Strict):
     """`members` share the votes. `vote` overrides the manifest's advice (`{n: 8, stop: exact}`); `rights`: what clients
-    may override."""
+    may override. `handshake` and `weights` are those of its-proxy's settings."""
 
     members: tuple[Member, ...] = Field(min_length=1)
     vote: dict[str, Any] = {}
     max_n: int = Field(MAX_N, ge=1)
     rights: frozenset[Right] = frozenset()
+    handshake: Literal["require", "serve"] = "serve"
+    weights: Literal["check", "skip"] = "check"
 
 
 def read_info(model: str, model_info: Any) -> ItsInfo:

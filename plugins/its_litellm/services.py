@@ -15,7 +15,7 @@ from its_proxy.discovery import discover
 from its_proxy.handshake import Verdict
 from its_proxy.served import Model, Served, check_vote, ensemble_of, rules_for
 from its_proxy.service import Service
-from its_proxy.targets import Target
+from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
 from its_proxy.upstreams.http import HttpUpstream
 
@@ -110,7 +110,8 @@ class Services:
         checkpoint = await _checkpoint(member, *places[0])
         # In replies, an ensemble's members are told apart by where they run.
         name = address.model if len(info.members) == 1 else "+".join(member.targets) or places[0][1]
-        targets = tuple(Target(name, upstream, served_name, checkpoint) for upstream, served_name in places)
+        policy = Policy(needs_verified=info.handshake == "require", weights=info.weights)
+        targets = tuple(Target(name, upstream, called, checkpoint, policy=policy) for upstream, called in places)
         model = Model(name, checkpoint, targets, is_spread=len(targets) > 1)
         return Served(name, (model,), rules_for(checkpoint, info.vote, info.max_n))
 

@@ -27,6 +27,7 @@ WRONG = {
         "this router has no deployment 'lost'",
     ),
     "renders": ({"manifest": "FOLDER/qwen-random"}, "not served"),
+    "unproved": ({"manifest": "FOLDER/qwen-random", "model": "qwen", "handshake": "require"}, "not served"),
     "away": ({"manifest": "FOLDER/qwen-random"}, "not ready"),
 }  # fmt: skip
 
