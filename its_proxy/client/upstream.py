@@ -11,7 +11,6 @@ import openai
 import orjson
 
 from its_proxy.codesign.errors import (
-    BadPayload,
     UpstreamBusy,
     UpstreamError,
     UpstreamRejected,
@@ -19,6 +18,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 
 _CHAT = "/chat/completions"
 _asked: ContextVar[Mapping[str, Any] | None] = ContextVar("asked", default=None)
@@ -51,10 +51,7 @@ class ClientUpstream:
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         response = await self._post(_CHAT, body, request_id)
-        completion = _object(response.content)
-        if not completion.get("choices"):
-            raise BadPayload("the upstream sent a completion without choices")
-        return completion
+        return check_completion(read_object(response.content))
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -71,10 +68,7 @@ class ClientUpstream:
             response = await self._client.get(
                 "/models", cast_to=self._http.Response, options=_options(self._client, None)
             )
-        cards = _object(response.content).get("data")
-        if not isinstance(cards, list):
-            raise BadPayload("the upstream's model list is not a list")
-        return [card for card in cards if isinstance(card, dict)]
+        return read_cards(read_object(response.content))
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         """JSON alone, by POST: that is what a handshake asks."""
@@ -158,13 +152,3 @@ class Busy(UpstreamBusy):
         super().__init__(message, status=reply.status)
         self.reply = reply
         self.retry_after = retry_after
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise BadPayload("the upstream sent something that is not JSON") from None
-    if not isinstance(document, dict):
-        raise BadPayload("the upstream sent something that is not a JSON object")
-    return document

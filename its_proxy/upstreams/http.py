@@ -25,6 +25,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 
 MAX_REPLY_BYTES = 8 * 2**20
 # Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
@@ -103,11 +104,7 @@ class HttpUpstream:
     async def models(self) -> Sequence[Mapping[str, Any]]:
         response = await self._open("GET", "models", None, None, None)
         async with response:
-            document = _read_object(await self._read(response))
-        cards = document.get("data")
-        if not isinstance(cards, list):
-            raise BadPayload("the upstream's model list is not a list")
-        cards = [card for card in cards if isinstance(card, dict)]
+            cards = read_cards(read_object(await self._read(response)))
         self._is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
         return cards
 
@@ -162,9 +159,7 @@ class HttpUpstream:
     async def _complete_once(self, data: bytes, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)
         async with response:
-            completion = _read_object(await self._read(response))
-        _check_completion(completion)
-        return completion
+            return check_completion(read_object(await self._read(response)))
 
     async def _open(
         self,
@@ -252,21 +247,3 @@ def _retry_after(text: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
-
-
-def _read_object(data: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise BadPayload("the upstream sent something that is not JSON") from None
-    if not isinstance(document, dict):
-        raise BadPayload("the upstream sent something that is not a JSON object")
-    return document
-
-
-def _check_completion(completion: Completion) -> None:
-    choices = completion.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise BadPayload("the upstream sent a completion without choices")
-    if not isinstance(choices[0].get("message"), dict):
-        raise BadPayload("the upstream sent a choice without a message")

@@ -9,10 +9,11 @@ import orjson
 
 from its_litellm.deployment import PROVIDER
 from its_litellm.errors import upstream_error
-from its_proxy.codesign.errors import BadPayload, ConfigError, UpstreamRejected
+from its_proxy.codesign.errors import ConfigError, UpstreamRejected
 from its_proxy.protocol.sse import DONE, event
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
 from its_proxy.upstreams.http import HttpUpstream
+from its_proxy.upstreams.replies import check_completion
 
 # What every call through the router carries: retries and fallbacks would multiply the candidates, or ask another
 # checkpoint for them; LiteLLM logs and charges the outer call, whose usage is the sum.
@@ -73,9 +74,7 @@ class RouterUpstream:
     async def complete(self, body: Body, request_id: str) -> Completion:
         response = await self._ask(body, stream=False)
         completion: dict[str, Any] = response.model_dump(mode="json", exclude_none=True)
-        if not completion.get("choices"):
-            raise BadPayload(f"deployment {self.name} sent a completion without choices")
-        return completion
+        return check_completion(completion, f"deployment {self.name}")
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:

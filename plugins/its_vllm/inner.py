@@ -12,12 +12,14 @@ from typing import Any
 
 import orjson
 
-from its_proxy.codesign.errors import BadPayload, UpstreamBusy, UpstreamError, UpstreamRejected
+from its_proxy.codesign.errors import UpstreamBusy, UpstreamError, UpstreamRejected
 from its_proxy.upstreams.base import APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 from its_vllm.asgi import App, AppReply, Message, Scope
 
 MAX_WAITING = 64
 GRACE_S = 5.0
+WHO = "vLLM"
 # Of the client's request; the application gets its own, for each call. Replies must be read, so not compressed.
 _RESET = {
     *(b"content-length", b"content-type", b"transfer-encoding"),
@@ -57,10 +59,7 @@ class InnerApp:
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         reply = await self._whole("POST", "/v1/chat/completions", orjson.dumps(dict(body)), request_id)
-        completion = _object(reply)
-        if not completion.get("choices"):
-            raise BadPayload("vLLM sent a completion without choices")
-        return completion
+        return check_completion(read_object(reply.body, WHO), WHO)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -73,9 +72,8 @@ class InnerApp:
                 yield chunks
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        cards = _object(await self._whole("GET", "/v1/models", b"", None)).get("data")
-        listed = cards if isinstance(cards, list) else []
-        return [_placed(card, self._revision) for card in listed if isinstance(card, dict)]
+        reply = await self._whole("GET", "/v1/models", b"", None)
+        return [_placed(card, self._revision) for card in read_cards(read_object(reply.body, WHO), WHO)]
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         route = "/tokenize" if path == "tokenize" else f"/v1/{path}"
@@ -192,16 +190,6 @@ def _refusal(reply: AppReply) -> UpstreamError:
     if reply.status in (429, 503):
         return UpstreamBusy("vLLM is busy", status=reply.status)
     return Refused(reply)
-
-
-def _object(reply: AppReply) -> dict[str, Any]:
-    try:
-        document = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        raise BadPayload("vLLM sent something that is not JSON") from None
-    if not isinstance(document, dict):
-        raise BadPayload("vLLM sent something that is not a JSON object")
-    return document
 
 
 def _placed(card: Mapping[str, Any], revision: str | None) -> dict[str, Any]:

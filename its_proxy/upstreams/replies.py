@@ -1,0 +1,38 @@
+"""Reads what an upstream answered; raises BadPayload for what is no answer, whichever way it came."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from its_proxy.codesign.errors import BadPayload
+from its_proxy.upstreams.base import Completion
+
+
+def read_object(data: bytes, who: str = "the upstream") -> dict[str, Any]:
+    """The JSON object that a body holds. `who` sent it, for the message."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise BadPayload(f"{who} sent something that is not JSON") from None
+    if not isinstance(document, dict):
+        raise BadPayload(f"{who} sent something that is not a JSON object")
+    return document
+
+
+def check_completion(completion: Completion, who: str = "the upstream") -> Completion:
+    """The completion itself, if it holds a choice with a message."""
+    choices = completion.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise BadPayload(f"{who} sent a completion without choices")
+    if not isinstance(choices[0].get("message"), dict):
+        raise BadPayload(f"{who} sent a choice without a message")
+    return completion
+
+
+def read_cards(document: Mapping[str, Any], who: str = "the upstream") -> Sequence[dict[str, Any]]:
+    """The model cards of a reply to `GET /v1/models`."""
+    cards = document.get("data")
+    if not isinstance(cards, list):
+        raise BadPayload(f"{who} sent a model list that is not a list")
+    return [card for card in cards if isinstance(card, dict)]
