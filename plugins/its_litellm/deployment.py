@@ -77,7 +77,9 @@ def read_info(model: str, model_info: Any) -> ItsInfo:
         worst = min(errors, key=lambda one: one["type"] != "extra_forbidden")
         place = ".".join(["model_info.its", *map(str, worst["loc"])])
         message = _MESSAGES.get(worst["type"], worst["msg"].removeprefix("Value error, "))
-        raise ConfigError(f"deployment {model}: {place}: {message}") from None
+        known = ", ".join([*Member.model_fields, *ItsInfo.model_fields])
+        hint = f"known keys: {known}; how to vote stands under vote" if worst["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"deployment {model}: {place}: {message}", hint=hint) from None
 
 
 def _with_members(said: Mapping[str, Any]) -> dict[str, Any]:
