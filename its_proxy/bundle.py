@@ -141,8 +141,7 @@ def _parse(path: Path, data: bytes) -> _Bundle:
     except ValueError as error:
         raise ManifestError(f"{path} is not a bundle: {error}", hint="its-proxy manifest bundle makes one") from None
     if not isinstance(document, dict) or "its_bundle" not in document:
-        hint = "its folder is meant" if path.name == FILE_NAME else "its-proxy manifest bundle makes one"
-        raise ManifestError(f"{path} is not a bundle", hint=hint)
+        raise ManifestError(f"{path} is not a bundle", hint="its-proxy manifest bundle makes one")
     version = document["its_bundle"]
     if version != VERSION or isinstance(version, bool):
         known = repr(version)[:40] if isinstance(version, int | str) else f"of type {type(version).__name__}"

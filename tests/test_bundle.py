@@ -149,8 +149,14 @@ def test_what_is_no_bundle_is_refused(tmp_path, data):
 
 def test_a_manifest_by_itself_is_told_apart(tmp_path):
     folder = write_checkpoint(tmp_path, manifest())
-    with pytest.raises(ManifestError, match=r"its\.json is not a bundle \(its folder is meant\)"):
-        open_checkpoint(folder / "its.json")
+    copied = (folder / "its.json").rename(folder / "copy.json")
+    with pytest.raises(ManifestError, match=r"copy\.json is not a bundle \(its-proxy manifest bundle"):
+        open_checkpoint(copied)
+
+
+def test_the_path_of_a_manifest_stands_for_its_folder(tmp_path):
+    folder = write_checkpoint(tmp_path, manifest())
+    assert open_checkpoint(folder / "its.json").folder == folder
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", True, None, 1.5, [1], "x" * 5000])

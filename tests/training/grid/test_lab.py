@@ -62,7 +62,7 @@ def test_a_demo_grid_trains_its_arms_on_one_base_and_other_seeds_give_other_weig
         base={"name": "seen", "demo": "seen", "pretrain_steps": 4, "reads": "text"},
         arms={"none": {"strategy": "none"}, "random": {"strategy": "random"}},
         asked=["none", "random"], train_seeds=[1, 2], validation=small, test=small,
-        vote={"n": 2, "temperature": 0.8, "max_tokens": 8},
+        vote={"n": 2, "temperature": 0.8, "max_tokens": 8}, ensemble=None,
     )  # fmt: skip
     lab = lab_of(grid_spec, tmp_path, quiet_stages(), tiny(DemoRecipe()))
     Runner(grid_spec, lab, tmp_path, quiet_stages(), "test").run(("validation",))
