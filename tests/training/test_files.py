@@ -1,7 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from its_proxy.codesign.errors import ConfigError
-from its_training.files import build, is_built
+from its_training.files import build, check_writable, is_built
 
 
 def write_weights(folder):
@@ -42,3 +44,15 @@ def test_a_file_where_a_folder_should_be_is_one_clear_line(tmp_path):
     (tmp_path / "seen").write_text("not a folder")
     with pytest.raises(ConfigError, match="cannot write"):
         build(tmp_path / "seen" / "base", {}, write_weights)
+
+
+def test_processes_of_one_run_may_look_at_its_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: check_writable(tmp_path / "runs", "--out"), range(400)))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--out: cannot write"):
+        check_writable(tmp_path / "file", "--out")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from its_proxy.codesign.errors import ConfigError
@@ -109,9 +110,7 @@ def check_writable(folder: Path, option: str) -> None:
     """Says so before minutes of work and not after them. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()  # without a name of its own: several processes may try at once
     except OSError as error:
         raise ConfigError(
             f"{option}: cannot write {folder}: {error.strerror}", hint="choose a writable folder"

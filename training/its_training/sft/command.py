@@ -77,10 +77,11 @@ def command(
                 final = sft.train(read_arm(folder, name), seed)
                 if processes.is_main:
                     click.echo(final)
-    except ItsError:
+    except ItsError as error:
         if processes.is_main:
             raise
-        sys.exit(1)  # the main process says it, once
+        # The main process may have met nothing, and a launcher tells of an exit code alone.
+        sys.exit(f"process {processes.rank}: {error}")
 
 
 def _settle(base: str, recipe: Recipe, threads: int) -> None:
