@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from its_proxy.codesign.errors import NotPermitted, RequestError
+from its_proxy.deadline import Deadline
 from its_proxy.plan import Member, Plan, make_plan
 from its_proxy.protocol.chat import ChatRequest
 from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
@@ -98,7 +99,9 @@ class Exchange:
         self.served.require_serving()
         if self.is_passed_through:
             with applied(self.front.mark):
-                return Reply(await self.members[0].upstream.complete(self._untouched(), self.request_id), {})
+                async with self._deadline().held():
+                    completion = await self.members[0].upstream.complete(self._untouched(), self.request_id)
+            return Reply(completion, {})
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
@@ -127,6 +130,9 @@ class Exchange:
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan
 
+    def _deadline(self) -> Deadline:
+        return Deadline(self.served.rules.deadline_s)
+
     def _untouched(self) -> dict[str, Any]:
         """The client's own body, under the name that the upstream knows."""
         if self.chat.its.model_fields_set:
@@ -145,11 +151,12 @@ class Exchange:
 
     @asynccontextmanager
     async def _relay(self, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
-        upstream = self.members[0].upstream
+        upstream, deadline = self.members[0].upstream, self._deadline()
         async with AsyncExitStack() as stack:
             with applied(self.front.mark):
-                chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
-            async with aclosing(relayed(chunks)) as whole:
+                async with deadline.held():
+                    chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
+            async with aclosing(deadline.bounded(chunks)) as bounded, aclosing(relayed(bounded)) as whole:
                 yield Streamed(dict(headers), whole)
 
     @asynccontextmanager

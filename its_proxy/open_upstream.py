@@ -12,7 +12,7 @@ from its_proxy.codesign.errors import UpstreamError
 from its_proxy.discovery import Found, discover
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.hub import Hub
-from its_proxy.plan import VoteRules
+from its_proxy.plan import DEADLINE_S, VoteRules
 from its_proxy.served import Model, Served, passed_through
 from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
@@ -33,6 +33,7 @@ class OpenUpstream:
         roots: Sequence[Path] = (),
         hub: Hub | None = None,
         policy: Policy,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.upstream = upstream
         self.served: dict[str, Served] = {}
@@ -40,6 +41,7 @@ class OpenUpstream:
         self._roots = roots
         self._hub = hub
         self._policy = policy
+        self._deadline_s = deadline_s
         self._cards: dict[str, Mapping[str, Any]] = {}
         self._found: dict[str, Found] = {}
         self._listed_until = 0.0
@@ -133,7 +135,8 @@ class OpenUpstream:
         if found.error is not None:
             verdict = Verdict("pending" if found.error.is_retryable else "mismatch", found.reason)
         log.info("no manifest", model=name, reason=found.reason)
-        return passed_through(name, [Target(name, self.upstream, name, None, verdict=verdict)])
+        target = Target(name, self.upstream, name, None, verdict=verdict)
+        return passed_through(name, [target], self._deadline_s)
 
 
 def _is_open(found: Found) -> bool:

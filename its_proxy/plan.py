@@ -24,6 +24,7 @@ from its_proxy.voting.expectation import TINY_MAX_TOKENS, asks_for_answer, expec
 from its_proxy.voting.json_answers import IsValid
 from its_proxy.voting.stop import StopName, n_to_start
 
+DEADLINE_S = 600.0
 Mode = Literal["auto", "always", "off"]
 # Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
 _OWN_FIELDS = ("n", "seed", "stream", "stream_options", *SAMPLING_FIELDS)
@@ -67,7 +68,7 @@ class VoteRules:
     on_no_answer: Literal["first", "error"] = "first"
     on_no_consensus: Literal["reply", "error"] = "reply"
     quorum: float = 0.5
-    deadline_s: float = 600.0
+    deadline_s: float = DEADLINE_S
     usage_policy: Literal["reported", "exact"] = "reported"
 
 

@@ -287,6 +287,8 @@ def read_candidate(
         message = finish_reason = None
     if not isinstance(message, dict):
         raise BadPayload("the upstream sent a completion without a choice")
+    if finish_reason is None:
+        raise BadPayload("the upstream sent a completion that does not say how it ended")
     if finish_reason not in VALID_FINISHES:
         return "truncated", None
     answer = read_message(message, kind, is_valid)

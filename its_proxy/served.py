@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.plan import Member, VoteRules
+from its_proxy.plan import DEADLINE_S, Member, VoteRules
 from its_proxy.targets import Missing, Route, Target, choose
 
 _RULES = TypeAdapter(VoteRules)
@@ -85,9 +85,10 @@ class Served:
         return [model.member(salt) for model in models]
 
 
-def passed_through(name: str, targets: Sequence[Target]) -> Served:
+def passed_through(name: str, targets: Sequence[Target], deadline_s: float = DEADLINE_S) -> Served:
     """A model without a manifest: nothing to check, nothing to rewrite, no vote."""
-    return Served(name, (Model(name, None, tuple(targets)),), VoteRules(mode="off", n=1))
+    rules = VoteRules(mode="off", n=1, deadline_s=deadline_s)
+    return Served(name, (Model(name, None, tuple(targets)),), rules)
 
 
 def ensemble_of(name: str, members: Sequence[Served], weights: Sequence[int], *, n: int | None, max_n: int) -> Served:

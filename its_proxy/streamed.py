@@ -14,6 +14,7 @@ from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejecte
 from its_proxy.protocol.sse import read_events
 from its_proxy.upstreams.base import Body, Completion, Upstream
 
+MAX_TEXT_CHARS = 4 * 2**20
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 # What a stream does not carry: these are asked for plainly.
 _PLAIN_ONLY = ("prompt_logprobs",)
@@ -58,6 +59,7 @@ async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spe
 class _Assembly:
     def __init__(self, spent: Spent) -> None:
         self._spent = spent
+        self._n_chars = 0
         self._head: dict[str, Any] = {}
         self._choice: dict[str, Any] = {"index": 0, "message": {}, "logprobs": None, "finish_reason": None}
 
@@ -81,6 +83,9 @@ class _Assembly:
         if isinstance(delta, dict):
             if self._spent.first_token_at is None and any(delta.get(field) for field in _GENERATED):
                 self._spent.first_token_at = monotonic()
+            self._n_chars += sum(len(text) for text in delta.values() if isinstance(text, str))
+            if self._n_chars > MAX_TEXT_CHARS:
+                raise BadPayload("the upstream's candidate is too long")
             calls = delta.get("tool_calls")
             _add_calls(self._choice["message"], calls if isinstance(calls, list) else [])
             _append(self._choice["message"], {key: delta[key] for key in delta if key != "tool_calls"})

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Reply:
     @property
     def chunks(self) -> list[Any]:
         """The stream's JSON events; asserts that it holds only data and comments, and ends with [DONE]."""
-        lines = [line for line in self.raw.decode().split("\n") if line and not line.startswith(":")]
+        lines = [line for line in re.split(r"[\r\n]+", self.raw.decode()) if line and not line.startswith(":")]
         assert all(line.startswith("data: ") for line in lines)
         assert lines[-1] == "data: [DONE]"
         return [orjson.loads(line.removeprefix("data: ")) for line in lines[:-1]]

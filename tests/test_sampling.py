@@ -275,7 +275,7 @@ async def test_an_abstaining_candidate_counts_for_agreement_and_a_cut_off_one_do
     assert outcome.vote.consensus
 
 
-@pytest.mark.parametrize("reason", [None, "length", "content_filter", "error", "", ["stop"], 1])
+@pytest.mark.parametrize("reason", ["length", "content_filter", "error", "", ["stop"], 1])
 def test_only_a_truthful_end_is_eligible(reason):
     assert read_candidate(said("\\boxed{1}", reason), "boxed") == ("truncated", None)
 
@@ -283,9 +283,9 @@ def test_only_a_truthful_end_is_eligible(reason):
 @pytest.mark.parametrize(
     "completion",
     [{}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{"message": {}}]},
-     {"choices": [{"message": [], "finish_reason": "stop"}]}, {"choices": {"0": 1}}],
+     {"choices": [{"message": [], "finish_reason": "stop"}]}, {"choices": {"0": 1}}, said("\\boxed{1}", None)],
 )  # fmt: skip
-def test_a_completion_without_a_choice_is_a_bad_payload(completion):
+def test_a_completion_without_a_choice_or_an_end_is_a_bad_payload(completion):
     with pytest.raises(BadPayload):
         read_candidate(completion, "boxed")
 

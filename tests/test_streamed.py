@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from its_proxy import streamed
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
 from its_proxy.streamed import STREAM_OPTIONS, Spent, complete_streamed
 from its_proxy.upstreams.base import Completion
@@ -202,3 +203,10 @@ async def test_any_other_refusal_is_final():
     with pytest.raises(UpstreamRejected):
         await complete_streamed(upstream, {"model": "m"}, "req", Spent())  # type: ignore[arg-type]
     assert [how for how, _ in upstream.asked] == ["stream"]
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning"])
+async def test_a_candidate_without_an_end_is_left_at_the_cap(monkeypatch, name):
+    monkeypatch.setattr(streamed, "MAX_TEXT_CHARS", 100)
+    with pytest.raises(BadPayload, match="too long"):
+        await assembled(*[chunk({name: "so it goes "})] * 20, chunk({}, finish_reason="stop"), DONE)

@@ -16,6 +16,7 @@
     ├── StrategyUnavailable        the live persona writer failed: never a silent plain query (503)
     ├── UpstreamError              one upstream call failed
     │   ├── UpstreamUnreachable    no connection
+    │   │   └── UpstreamUntrusted  its TLS certificate is expired, or not trusted here
     │   ├── UpstreamBusy           429 or 503 before any body; carries retry_after_s
     │   ├── UpstreamRejected       any other error status; carries it
     │   ├── UpstreamTimeout        first byte, idle or total timer
@@ -118,6 +119,11 @@ class UpstreamError(ItsError):
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
     is_retryable = True
+
+
+class UpstreamUntrusted(UpstreamUnreachable):
+    code = "upstream_tls"
+    is_retryable = False
 
 
 class UpstreamBusy(UpstreamError):

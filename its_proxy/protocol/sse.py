@@ -1,7 +1,8 @@
 """Server-sent events as OpenAI's stream uses them: `data:` lines only, never named events."""
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
+from math import inf
 from typing import Any
 
 import orjson
@@ -11,12 +12,9 @@ from its_proxy.codesign.errors import BadPayload, UpstreamError
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": its-proxy is still working\n\n"
 MAX_STREAM_BYTES = 64 * 2**20
-MAX_EVENT_BYTES = 8 * 2**20
+MAX_EVENT_BYTES = 2**20
 _CHUNK_CHARS = 64
 _TOLD = ("role", "content", "reasoning", "reasoning_content", "refusal", "tool_calls")
-# Inside a JSON text line breaks are escaped, so neither can be found in a model's words.
-_DONE_LINE = re.compile(rb"^data: ?\[DONE\]\s*$", re.MULTILINE)
-_ERROR_LINE = re.compile(rb'^data: ?\{\s*"error"\s*:', re.MULTILINE)
 
 
 def event(payload: dict[str, Any]) -> bytes:
@@ -56,24 +54,49 @@ def role_event(completion_id: str, created: int, model: str, n_choices: int = 1)
 
 
 async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """An upstream's own events as they come, cut at line ends: a stream that breaks never ends inside an event.
+    """An upstream's own events as they come, to its [DONE]: a stream that breaks never ends inside an event.
 
-    Raises UpstreamError where it breaks, where it just ends without [DONE], and where it tells an error of
-    its own, whose text is not for clients.
+    Raises UpstreamError where it breaks, where it ends although no choice has said how it finished, and where it
+    tells an error of its own, whose text is not for clients; BadPayload for what is no event.
     """
-    rest, is_done = b"", False
-    async for chunk in chunks:
-        lines, line_end, rest = (rest + chunk).rpartition(b"\n")
-        if (error := _ERROR_LINE.search(lines)) is not None:
-            yield lines[: error.start()]
-            raise UpstreamError("the upstream reported an error in its stream")
-        is_done = is_done or _DONE_LINE.search(lines) is not None
-        if line_end:
-            yield lines + line_end
-    if not is_done and _DONE_LINE.search(rest) is None:
-        raise UpstreamError("the upstream ended its stream in the middle")
-    if rest:
-        yield rest + b"\n\n"
+    relay = _Relay()
+    try:
+        async with aclosing(_lines(chunks)) as blocks:
+            async for lines in blocks:
+                if sound := relay.take(lines):
+                    yield sound
+                if relay.is_done or relay.error is not None:
+                    break
+        if relay.error is not None:
+            raise relay.error
+        if not relay.is_finished:
+            raise UpstreamError("the upstream ended its stream in the middle")
+    except UpstreamError:
+        yield b"\n\n"  # the last event may lack its empty line, or even the end of its own
+        raise
+    yield DONE if relay.is_done else b"\n\n" + DONE
+
+
+class _Relay:
+    """What has been read of a stream that is handed on: whether it has finished, is done, or went wrong."""
+
+    def __init__(self) -> None:
+        self.is_finished = False
+        self.is_done = False
+        self.error: UpstreamError | None = None
+
+    def take(self, lines: list[bytes]) -> bytes:
+        """Those that a client may have: up to [DONE], to an error, or to what is no event."""
+        for number, line in enumerate(lines):
+            data = _data_of(line)
+            try:
+                self.is_done = data == b"[DONE]"
+                self.is_finished |= not self.is_done and data != b"" and _is_finish(_event_of(data))
+            except UpstreamError as error:
+                self.error = error
+            if self.is_done or self.error is not None:
+                return b"".join(lines[:number])
+        return b"".join(lines)
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:
@@ -81,20 +104,33 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, 
 
     Raises UpstreamError for an error that the upstream tells in its stream, BadPayload for what is no event.
     """
-    rest, n_bytes = b"", 0
+    async with aclosing(_lines(chunks, MAX_STREAM_BYTES)) as blocks:
+        async for lines in blocks:
+            for line in lines:
+                data = _data_of(line)
+                if data == b"[DONE]":
+                    return
+                if data:
+                    yield _event_of(data)
+
+
+async def _lines(chunks: AsyncIterator[bytes], max_bytes: float = inf) -> AsyncGenerator[list[bytes], None]:
+    """The lines that each chunk completes, with their ends (LF, CRLF or CR) as they came; then what is left over.
+
+    An end that was cut in two is told as two: an empty line more says nothing to anybody.
+    """
+    rest, n_bytes = bytearray(), 0
     async for chunk in chunks:
         n_bytes += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        if n_bytes > MAX_STREAM_BYTES or len(rest) > MAX_EVENT_BYTES:
+        rest += chunk
+        if b"\n" in chunk or b"\r" in chunk:
+            lines = bytes(rest).splitlines(keepends=True)
+            rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else bytearray(lines.pop())
+            yield lines
+        if n_bytes > max_bytes or len(rest) > MAX_EVENT_BYTES:
             raise BadPayload("the upstream's stream is too long")
-        for line in lines:
-            data = _data_of(line)
-            if data == b"[DONE]":
-                return
-            if data:
-                yield _event_of(data)
-    if (data := _data_of(rest)) not in (b"", b"[DONE]"):
-        yield _event_of(data)
+    if rest:
+        yield [bytes(rest)]
 
 
 def _data_of(line: bytes) -> bytes:
@@ -113,6 +149,13 @@ def _event_of(data: bytes) -> dict[str, Any]:
     if "error" in document and "choices" not in document:
         raise UpstreamError("the upstream reported an error in its stream")
     return document
+
+
+def _is_finish(event: dict[str, Any]) -> bool:
+    """Whether a choice says here how it finished."""
+    choices = event.get("choices")
+    choices = choices if isinstance(choices, list) else []
+    return any(isinstance(choice, dict) and choice.get("finish_reason") is not None for choice in choices)
 
 
 def _chunk_choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

@@ -114,6 +114,7 @@ class _Builder:
             roots=settings.roots,
             hub=Hub() if settings.hub else None,
             policy=Policy(recheck_s=settings.recheck_s),
+            deadline_s=settings.vote.deadline_s,
         )
 
     def _open_checkpoints(self) -> dict[str, Checkpoint]:
@@ -146,11 +147,12 @@ class _Builder:
     def _serve(self, model: ModelSettings) -> Served:
         checkpoint = self._checkpoints.get(model.name)
         targets = self._targets(model, checkpoint)
+        vote = self._settings.vote_for(model)
         if checkpoint is None:
             if model.name not in self._refusals:
                 log.warning("no manifest", model=model.name, advice=NO_MANIFEST.reason)
-            return passed_through(model.name, targets)
-        rules = rules_for(checkpoint, self._settings.vote_for(model).model_dump(), self._settings.max_n)
+            return passed_through(model.name, targets, vote.deadline_s)
+        rules = rules_for(checkpoint, vote.model_dump(), self._settings.max_n)
         return Served(model.name, (Model(model.name, checkpoint, targets),), rules)
 
     def _targets(self, model: ModelSettings, checkpoint: Checkpoint | None) -> tuple[Target, ...]:

@@ -23,6 +23,7 @@ from its_proxy.codesign.errors import (
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnreachable,
+    UpstreamUntrusted,
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
@@ -180,6 +181,10 @@ class HttpUpstream:
                 response = await self._open_session().request(
                     method, self._route(path), data=data, headers=headers, allow_redirects=False
                 )
+        except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
+            raise UpstreamUntrusted(
+                f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"
+            ) from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise UpstreamUnreachable(f"upstream {self.name} cannot be reached", hint="is it running?") from None
         except TimeoutError:

@@ -44,7 +44,7 @@ async def read(data: bytes, size: int = 5) -> list[dict]:
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 async def test_events_are_read_however_they_are_cut(size, line_end):
     lines = [b'data: {"a":"x\\ny"}', b"", b": ping", b'data:{"a":"\xc3\xa9"}', b"", b"data: [DONE]", b"", b"data: {"]
     assert await read(line_end.join(lines), size) == [{"a": "x\ny"}, {"a": "é"}]

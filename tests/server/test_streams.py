@@ -178,16 +178,23 @@ class TestRelayedStream:
         assert (reply.status, reply.error["code"]) == (502, "bad_upstream_payload")
 
 
+FINISH = b'data: {"choices": [{"finish_reason": "stop"}]}'
 PIECES = {
-    "whole": [b'data: {"a": 1}\n\n', b"data: [DONE]\n\n"],
-    "in the middle of a line": [b'data: {"a"', b": 1}\n\ndata: [DO", b"NE]\n\n"],
-    "CRLF": [b'data: {"a": 1}\r\n\r', b"\ndata: [DONE]\r\n\r\n"],
-    "no newline at the end": [b'data: {"a": 1}\n\ndata: [DONE]'],
-    "no space": [b'data:{"a": 1}\n\ndata:[DONE]\n\n'],
+    "whole": [FINISH + b"\n\n", b"data: [DONE]\n\n"],
+    "in the middle of a line": [FINISH[:12], FINISH[12:] + b"\n\ndata: [DO", b"NE]\n\n"],
+    "CRLF": [FINISH + b"\r\n\r", b"\ndata: [DONE]\r\n\r\n"],
+    "CR": [FINISH + b"\r\rdata: {}\r", b"\rdata: [DONE]\r\r"],
+    "comments and named events": [b": ping\n\nevent: x\ndata: {}\n\n", FINISH + b"\n\ndata: [DONE]\n\n"],
+    "no newline at the end": [FINISH + b"\n\ndata: [DONE]"],
+    "no space": [FINISH.replace(b" ", b"", 1) + b"\n\ndata:[DONE]\n\n"],
+    "more behind [DONE]": [FINISH + b"\n\ndata: [DONE]\n\n", b"data: [DONE]\n\nsecret"],
 }
 BROKEN = {
     "nothing": [],
-    "no [DONE]": [b'data: {"a": 1}\n\n'],
+    "no finish": [b'data: {"a": 1}\n\n', b"data: [DONE]\n\n"],
+    "neither finish nor [DONE]": [b'data: {"choices": [{"finish_reason": null}]}\n\n'],
+    "no event": [FINISH + b"\n\ndata: secret\n\ndata: [DONE]\n\n"],
+    "an error in a line that goes on": [FINISH, b'\ndata: {"error": "secret"}\n\n'],
     "[DONE] inside a text": [b'data: {"a": "data: [DONE]"}\n\n'],
     "cut in the middle of a line": [b'data: {"a": 1}\n\ndata: {"b": "secr'],
     "an error of its own": [b'data: {"a": 1}\n\ndata: {"error": {"message": "secret"}}\n\ndata: [DONE]\n\n'],
@@ -220,9 +227,13 @@ class TestRelayed:
             await runner.cleanup()
 
     @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES.keys())
-    async def test_bytes_arrive_as_they_were_sent(self, pieces):
-        sent = b"".join(pieces)
-        assert await self.relay(pieces) == (sent if sent.endswith(b"\n") else sent + b"\n\n")
+    async def test_events_arrive_as_they_were_sent_up_to_done(self, pieces):
+        events, _, _ = b"".join(pieces).replace(b"data:[", b"data: [").partition(b"data: [DONE]")
+        assert await self.relay(pieces) == events + b"data: [DONE]\n\n"
+
+    @pytest.mark.parametrize("end", [b"\n\n", b"\n", b""])
+    async def test_a_finished_stream_without_done_is_told_its_end(self, end):
+        assert await self.relay([FINISH + end]) == FINISH + end + b"\n\ndata: [DONE]\n\n"
 
     @pytest.mark.parametrize("pieces", BROKEN.values(), ids=BROKEN.keys())
     async def test_a_broken_stream_ends_with_our_error_and_done(self, pieces):
