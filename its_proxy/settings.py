@@ -175,6 +175,7 @@ class VoteSettings(_Frozen):
     on_no_answer: Literal["first", "error"] = "first"
     on_no_consensus: Literal["reply", "error"] = "reply"
     quorum: Annotated[float, Field(ge=0, le=1)] = 0.5
+    # Also ends what is passed through.
     deadline_s: Seconds = 600
     # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
     usage_policy: Literal["reported", "exact"] = "reported"

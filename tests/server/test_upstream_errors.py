@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.scripted import Say
+from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, model_settings, serving, serving_script, write_checkpoint
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -91,6 +91,17 @@ async def test_a_vote_past_its_deadline_is_not_to_be_asked_again(tmp_path):
     assert reply.status == 504
     assert reply.error["code"] == "quorum_lost"
     assert reply.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("models", [{"model": {"upstream": "gpu"}}, {}], ids=["named", "listed"])
+async def test_what_is_passed_through_has_the_same_deadline(models):
+    async with scripted_upstream(lambda body, number: Say(delay_s=60)) as upstream:
+        settings = {"upstreams": {"gpu": {"url": upstream.url}}, "models": models, "vote": {"deadline_s": 0.2}}
+        async with serving(settings) as server:
+            for reply in (await server.ask(), await server.ask(stream=True)):
+                assert (reply.status, reply.error["code"]) == (504, "upstream_timeout")
+                assert reply.headers["x-should-retry"] == "false"
+        await upstream.until(lambda: upstream.n_cancelled == 2)
 
 
 async def test_lost_candidates_above_the_quorum_are_marked(tmp_path):
