@@ -232,3 +232,11 @@ async def test_an_upstream_that_nobody_reaches_is_told_and_costs_an_ensemble_its
             assert told_by(reply) == FINE
             assert (its_of(reply)["votes"], its_of(reply)["lost"]) == ({SOUND: 6}, 2)
             SEEN[place, f"two: {'voted stream' if stream else 'plain'}"] += 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_upstream_that_goes_after_its_handshake_is_a_bad_gateway_to_the_first_who_asks(way, tmp_path):
+    async with served(tmp_path) as (server, upstream):
+        upstream.go()
+        reply = await asked(server, WAYS[way])
+    assert told_by(reply) == (LOST if way in VOTED else Told(502, "upstream_unreachable"))

@@ -110,11 +110,15 @@ Fault = Callable[[Call], Awaitable[None]]
 
 @dataclass
 class FaultyUpstream:
-    """`cue`: which fault each seed gets. `n_open`: connections of its own that have not ended."""
+    """`cue`: which fault each seed gets. `n_open`: connections of its own that have not ended.
+
+    `go`: nobody listens at its port any more.
+    """
 
     url: str = ""
     cue: dict[int, Fault] = field(default_factory=dict)
     n_open: int = 0
+    go: Callable[[], None] = lambda: None
     _tries: Counter[str] = field(default_factory=Counter)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,6 +187,7 @@ async def faulty_upstream() -> AsyncIterator[FaultyUpstream]:
             await upstream.serve(reader, writer)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
+    upstream.go = server.close
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield upstream
