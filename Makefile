@@ -39,6 +39,9 @@ test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm insi
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	"$$said/bin/python" -m pytest tests/real_litellm $(ARGS)
 
+torture: environment ## 34 faults of an upstream, twenty times each in every way, some 7 minutes
+	@ITS_TORTURE=20 .venv/bin/python -m pytest -q -s tests/faults $(ARGS)
+
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/python -m pytest -q tests/test_arrows.py
