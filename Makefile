@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm check fix demo grid results dry-run results-gate \
+.PHONY: help environment serve test test-vllm test-eval test-litellm torture check fix demo grid results dry-run results-gate \
 	results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
