@@ -47,6 +47,11 @@ class Front:
     pair_id: str | None = None
     is_trusted: bool = False
 
+    @classmethod
+    def said(cls, header: str | None, *, is_trusted: bool) -> "Front":
+        """By a request's header; an empty one says nothing, so that a layer between can empty what clients send."""
+        return cls(header or None, is_trusted)
+
     @property
     def mark(self) -> str | None:
         """What is believed. Where there is nothing to apply here, it is for the layers behind."""

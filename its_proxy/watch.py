@@ -9,7 +9,6 @@ from its_proxy.codesign.errors import UpstreamError, UpstreamUnreachable
 from its_proxy.handshake import Verdict
 from its_proxy.targets import Target
 from its_proxy.upstreams.base import Upstream
-from its_proxy.upstreams.http import HttpUpstream
 
 OnChange: TypeAlias = Callable[[Target, Verdict], None]
 
@@ -23,8 +22,10 @@ async def watch_targets(targets: Iterable[Target], on_change: OnChange) -> None:
                 by_upstream.setdefault(id(target.upstream), []).append(target)
                 group.create_task(target.watch(lambda verdict, target=target: on_change(target, verdict)))  # type: ignore[misc]
         for members in by_upstream.values():
-            if isinstance(upstream := members[0].upstream, HttpUpstream):
-                group.create_task(_poll(upstream, members, upstream.poll_s, on_change))
+            upstream = members[0].upstream
+            # None where no other server can come to stand without this process knowing of it.
+            if (poll_s := getattr(upstream, "poll_s", None)) is not None:
+                group.create_task(_poll(upstream, members, poll_s, on_change))
 
 
 async def _poll(upstream: Upstream, targets: Sequence[Target], poll_s: float, on_change: OnChange) -> None:

@@ -476,6 +476,21 @@ def test_another_openai_than_ours_is_told_when_the_wrapper_is_imported(tmp_path,
     assert re.search(message, done.stderr)
 
 
+async def asked_on_and_on(client):
+    while True:
+        await client.chat.completions.create(**ASK)
+        await asyncio.sleep(0.05)
+
+
+async def test_another_checkpoint_under_the_old_name_is_noticed_without_a_call_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("its_proxy.client.upstream.ClientUpstream.poll_s", 0.05)
+    async with wrapped(tmp_path) as (client, upstream):
+        await asyncio.sleep(0.2)  # the list has been seen as it was
+        upstream.tokens, upstream.card_fields = lambda body: [1, 2, 3], {"root": "/another"}
+        with pytest.raises(openai.InternalServerError, match="other tokens than recorded"):
+            await asyncio.wait_for(asked_on_and_on(client), 10)
+
+
 # -- loops and threads -------------------------------------------------------------------------------------------------
 
 

@@ -186,7 +186,7 @@ class Door:
                 param="model",
                 hint="ask other models by the client as it was",
             )
-        return service.exchange(body, request_id, front=Front(asked.headers.get(APPLIED_HEADER) or None, True))
+        return service.exchange(body, request_id, front=Front.said(asked.headers.get(APPLIED_HEADER), is_trusted=True))
 
     async def _answer(self, exchange: Exchange) -> Told:
         named = {"x-request-id": exchange.request_id}

@@ -41,7 +41,12 @@ def http_of(client: openai.OpenAI | openai.AsyncOpenAI) -> ModuleType:
 
 
 class ClientUpstream:
-    """`failure`: what the last call failed with, as the server or the client library has told it."""
+    """`failure`: what the last call failed with, as the server or the client library has told it.
+
+    `poll_s`: how often its model list is worth looking at.
+    """
+
+    poll_s = 10.0
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self.name = client.base_url.host

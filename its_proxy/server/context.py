@@ -52,8 +52,8 @@ def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> 
 
 
 def front_of(request: web.Request, caller: Caller) -> Front:
-    """What a layer in front says it has done; an empty header says nothing."""
-    return Front(request.headers.get(APPLIED_HEADER) or None, "front" in caller.rights)
+    """What a layer in front says it has done."""
+    return Front.said(request.headers.get(APPLIED_HEADER), is_trusted="front" in caller.rights)
 
 
 def traits_of(body: Mapping[str, Any], caller: Caller, query: str | None) -> dict[str, str | None]:

@@ -22,6 +22,12 @@ _MESSAGES = {"extra_forbidden": "unknown key", "missing": "name a manifest, or m
 Right = Literal["force", "explain", "candidates", "front"]
 
 
+def provider_and_name(model: str) -> tuple[str, str]:
+    """`hosted_vllm/org/name` -> ("hosted_vllm", "org/name"), as LiteLLM reads it; a name alone has no provider."""
+    provider, slash, name = model.partition("/")
+    return (provider, name) if slash else ("", model)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 from litellm import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
 
-from its_litellm.deployment import PROVIDER
+from its_litellm.deployment import PROVIDER, provider_and_name
 from its_litellm.errors import told_to_litellm
 from its_litellm.provider import body_of
 from its_litellm.services import Address, Services
@@ -32,7 +32,7 @@ class RewriteHook(CustomLogger):  # type: ignore[misc]
         info, model = kwargs.get("model_info"), str(kwargs.get("model"))
         if not _is_ours(model, info):
             return None
-        provider, _, name = model.rpartition("/")
+        provider, name = provider_and_name(model)
         with told_to_litellm():
             service = await self.services.find(Address(name, kwargs.get("api_base"), kwargs.get("api_key")), info)
             kind = str(getattr(call_type, "value", call_type))

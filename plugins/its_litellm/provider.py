@@ -97,7 +97,7 @@ class Provider(CustomLLM):  # type: ignore[misc]
             body := body_of(call, stream=stream),
             getattr(call.get("logging_obj"), "litellm_call_id", None) or uuid.uuid4().hex,
             salt=salt_of(params, body),
-            front=Front(headers.get(APPLIED_HEADER) or None, "front" in service.rights),
+            front=Front.said(headers.get(APPLIED_HEADER), is_trusted="front" in service.rights),
         )
         if exchange.chat.its.explain:
             raise RequestError("a plan is no chat completion", param="its.explain", hint="ask its-proxy explain")

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from its_litellm.deployment import PROVIDER
+from its_litellm.deployment import PROVIDER, provider_and_name
 from its_litellm.errors import upstream_error
 from its_proxy.codesign.errors import ConfigError, UpstreamRejected
 from its_proxy.protocol.sse import DONE, event
@@ -60,12 +60,17 @@ class RouterUpstream:
 
     def __init__(self, router: Any, name: str, deployment: Mapping[str, Any]) -> None:
         params = deployment["litellm_params"]
-        provider, _, self._served_name = params["model"].partition("/")
+        provider, self._served_name = provider_and_name(params["model"])
         is_openai = provider in ("hosted_vllm", "openai") and params.get("api_base")
         self.name = name
         self.deployment = deployment["model_info"]["id"]
         self._router = router
         self._server = HttpUpstream(name, params["api_base"], key=params.get("api_key")) if is_openai else None
+
+    @property
+    def poll_s(self) -> float | None:
+        """How often the server's model list is worth looking at, where there is one to ask."""
+        return self._server.poll_s if self._server is not None else None
 
     @property
     def takes_cache_salt(self) -> bool:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from its_litellm.deployment import PROVIDER
+from its_litellm.deployment import PROVIDER, provider_and_name
 from its_litellm.router import proxy_router
 from its_litellm.services import Address, Services
 from its_proxy.codesign.errors import ItsError
@@ -60,7 +60,8 @@ def ours(deployments: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 async def _examine(deployment: Mapping[str, Any], services: Services) -> None:
     params, name = deployment["litellm_params"], deployment["model_name"]
     try:
-        address = Address(params["model"].partition("/")[2], params.get("api_base"), params.get("api_key"))
+        _, served_name = provider_and_name(params["model"])
+        address = Address(served_name, params.get("api_base"), params.get("api_key"))
         await services.find(address, deployment.get("model_info"))
     except ItsError as error:
         log.error("its_litellm: model %s is not served: %s", name, error)

@@ -94,7 +94,7 @@ class Middleware:
 
     def _front(self, scope: Scope) -> Front:
         is_trusted = not self._models.keys or self._options.is_front(header(scope, b"authorization"))
-        return Front(header(scope, APPLIED_HEADER.encode()), is_trusted)
+        return Front.said(header(scope, APPLIED_HEADER.encode()), is_trusted=is_trusted)
 
     async def _answer(self, served: Served, front: Front, body: bytes, request_id: str, send: Send) -> None:
         has_begun = asyncio.Event()

@@ -198,6 +198,33 @@ async def test_the_hook_rewrites_in_a_router_and_refuses_its_synchronous_calls(t
     assert body["messages"][0]["content"] != QUERY
 
 
+async def test_the_hook_takes_a_name_with_an_organisation_for_the_whole_name(tmp_path):
+    async with engine("org/qwen") as upstream:
+        info = {"its": {"manifest": str(checkpoint(tmp_path, "random"))}}
+        call = {"model": "hosted_vllm/org/qwen", "api_base": upstream.url, "model_info": info, "messages": messages()}
+        changed = await its_litellm.rewrite.async_pre_call_deployment_hook(call, CallTypes.acompletion)
+        await its_litellm.rewrite.services.close()
+    assert changed["messages"][0]["content"].endswith(f"\n\n{QUERY}")
+
+
+async def asked_on_and_on(ask):
+    while True:
+        await ask()
+        await asyncio.sleep(0.05)
+
+
+async def test_another_checkpoint_at_a_deployment_is_noticed_without_a_call_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr("its_litellm.router.RouterUpstream.poll_s", 0.05)
+    async with engine("qwen") as upstream:
+        its_litellm.handler.router = router = router_over(tmp_path, upstream.url, targets=["a"])
+        await router.acompletion(model="qwen", messages=messages())
+        await asyncio.sleep(0.2)  # the list has been seen as it was
+        upstream.tokens, upstream.card_fields = lambda body: [1, 2, 3], {"root": "/another"}
+        with pytest.raises(litellm.ServiceUnavailableError, match="model_mismatch"):
+            await asyncio.wait_for(asked_on_and_on(lambda: router.acompletion(model="qwen", messages=messages())), 10)
+        await its_litellm.handler.close()
+
+
 async def test_the_hook_lets_no_other_call_carry_a_query_past_it(tmp_path):
     """Every kind of call that LiteLLM knows, and one that it may come to know."""
     kinds = [*CallTypes, None]

@@ -251,6 +251,12 @@ async def test_a_layer_in_front_is_believed_where_vllm_has_no_keys(tmp_path):
     assert all(b"x-its-applied" not in headers for headers, _ in app.asked)
 
 
+async def test_a_layer_between_may_empty_what_clients_say_of_a_front(tmp_path):
+    async with serving(tmp_path) as (client, app):
+        heard = await client.chat(QUERY, headers=[("x-its-applied", "")])
+    assert (heard.json["its"]["degraded"], len(app.bodies)) == (None, 8)
+
+
 @pytest.mark.parametrize("is_front", [True, False])
 async def test_with_keys_only_a_fronts_word_counts(tmp_path, is_front):
     digest = sha256(KEY.encode()).hexdigest()
