@@ -60,7 +60,7 @@ def test_serving_installs_light(base: set[str]) -> None:
 
 
 def test_the_extras_are_those_that_this_version_offers(pyproject: dict) -> None:
-    extras = {"embedded", "train", "client", "eval", "hub", "litellm"}
+    extras = {"embedded", "train", "client", "eval", "hub", "litellm", "math", "otel"}
     assert set(pyproject["project"]["optional-dependencies"]) == extras
 
 
