@@ -21,7 +21,8 @@ from cache import CHECKOUT, CannotInstall, building, environment_named, install,
 
 PROJECT = CHECKOUT / "pyproject.toml"
 CONSTRAINTS = CHECKOUT / "constraints.txt"
-EXTRAS = ("embedded", "train", "client", "math", "otel")  # those that the tests and the demo need; the others stay optional
+# Those that the tests and the demo need; the others stay optional.
+EXTRAS = ("embedded", "train", "client", "math", "otel")
 
 
 def main() -> None:

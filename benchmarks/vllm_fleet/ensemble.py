@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+from benchmarks.proxy import Proxy, start_proxy
 from benchmarks.vllm_fleet.clients import Load, Reply, clients, write_replies
 from benchmarks.vllm_fleet.fleet import POLL_S, SERVED, Places
 from benchmarks.vllm_fleet.part import Part
 from benchmarks.vllm_fleet.prompts import read_prompts, telling
-from benchmarks.vllm_fleet.proxy import Proxy, start_proxy
 from benchmarks.vllm_fleet.servers import DEMO, PLACES, Place, places
 
 ENSEMBLE = "demo-three"

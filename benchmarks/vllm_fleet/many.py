@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from math import fsum, sqrt
 
+from benchmarks.process import Held, held_by
+from benchmarks.proxy import start_proxy
 from benchmarks.vllm_fleet.clients import Reply, clients, write_replies
 from benchmarks.vllm_fleet.fleet import ALIAS, OLD, SERVED, settings
 from benchmarks.vllm_fleet.part import Part
-from benchmarks.vllm_fleet.process import Held, held_by
-from benchmarks.vllm_fleet.proxy import start_proxy
 from benchmarks.vllm_fleet.servers import PLACES, places
 from its_proxy.statistics import Estimate
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.plot import Line, draw
 from benchmarks.vllm_fleet.many import MIB, SAMPLES, WARM_UP_S
 from benchmarks.vllm_fleet.part import Part
-from benchmarks.vllm_fleet.plot import Line, draw
 
 SCRIPTED = "many-scripted"
 TITLES = {

@@ -2,11 +2,11 @@
 
 import asyncio
 
+from benchmarks.proxy import Proxy, start_proxy
 from benchmarks.vllm_fleet.clients import Load, clients, write_replies
 from benchmarks.vllm_fleet.fleet import ALIAS, BOTH, NEW, OLD, SERVED, Loss, Places, judge, settings, used_after
 from benchmarks.vllm_fleet.part import Part
 from benchmarks.vllm_fleet.prompts import telling
-from benchmarks.vllm_fleet.proxy import Proxy, start_proxy
 from benchmarks.vllm_fleet.servers import PLACES, Place, places
 
 N_CLIENTS = 8

@@ -6,12 +6,12 @@ import socket
 
 import pytest
 
+from benchmarks.plot import draw
+from benchmarks.process import held_by
 from benchmarks.vllm_fleet.clients import Load, Reply
 from benchmarks.vllm_fleet.fleet import BOTH, NEW, OLD, Loss, judge
 from benchmarks.vllm_fleet.many import MIB, slope
 from benchmarks.vllm_fleet.part import Part, read_part
-from benchmarks.vllm_fleet.plot import draw
-from benchmarks.vllm_fleet.process import held_by
 from benchmarks.vllm_fleet.prompts import read_prompts, rewritten, telling
 from benchmarks.vllm_fleet.servers import Place, Start, pair_id
 

@@ -53,7 +53,7 @@ class Proxy:
         return time.monotonic() - began
 
     async def state(self, model: str, target: str) -> str | None:
-        for labels, value in await self._samples("its_proxy_handshake_state"):
+        for labels, value in await self.samples("its_proxy_handshake_state"):
             if value and (labels["model"], labels["target"]) == (model, target):
                 return labels["state"]
         return None
@@ -75,10 +75,11 @@ class Proxy:
                 await asyncio.sleep(0.02)
 
     async def _in_flight(self, target: str) -> float:
-        samples = await self._samples("its_proxy_target_inflight")
+        samples = await self.samples("its_proxy_target_inflight")
         return sum(value for labels, value in samples if labels["target"] == target)
 
-    async def _samples(self, family: str) -> list[tuple[dict[str, str], float]]:
+    async def samples(self, family: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each, of one family of its metrics."""
         url = self.url.removesuffix("/v1") + "/metrics"
         async with aiohttp.ClientSession() as http, http.get(url) as reply:
             text = await reply.text()
@@ -87,8 +88,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def start_proxy(settings: Settings, folder: Path) -> AsyncIterator[Proxy]:
-    """its-proxy on a free port, its log in `folder`; ended at the end of the block."""
+async def start_proxy(
+    settings: Settings, folder: Path, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Proxy]:
+    """its-proxy on a free port, its log in `folder`; ended at the end of the block. `environ`: variables more."""
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "its.yaml", folder / "its-proxy.log"
     _write(config, settings)
@@ -97,6 +100,7 @@ async def start_proxy(settings: Settings, folder: Path) -> AsyncIterator[Proxy]:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", LAUNCH, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            env=os.environ | dict(environ or {}),
         )  # fmt: skip
     try:
         async with asyncio.timeout(_WAIT_S):

@@ -1,0 +1,39 @@
+"""What a query wants the upstream to do, written into the query itself, so that no script has to be agreed on.
+
+    Wish(n_answering=5).written("How many are 3 + 4?")     # the candidates 0 to 4 answer, the others hold
+
+Candidates are numbered by their seeds, counted from the request's own: send `seed: 0`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_MARK = re.compile(r"##(\{.*\})##", re.DOTALL)
+EVERY = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`n_answering` candidates say `text` after `delay_s`, the others hold for ever. Streams send `n_chunks` of it,
+    `chunk_delay_s` apart. `faults`: by a candidate's number, the fault it suffers (tests/faults has their names)."""
+
+    text: str = "So it is \\boxed{7}."
+    n_answering: int = EVERY
+    delay_s: float = 0.0
+    n_chunks: int = 1
+    chunk_delay_s: float = 0.0
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+    def written(self, query: str) -> str:
+        return f"{query} ##{json.dumps(asdict(self))}##"
+
+
+def wish_of(body: Mapping[str, Any]) -> Wish:
+    """What the last message that holds a wish wants; by default the candidate answers at once."""
+    for message in reversed(body.get("messages") or []):
+        if (found := _MARK.search(str(message.get("content")))) is not None:
+            return Wish(**json.loads(found[1]))
+    return Wish()

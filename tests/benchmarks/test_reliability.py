@@ -1,0 +1,55 @@
+"""The tools that measure what its-proxy survives: they see what really happens, and miss nothing."""
+
+import json
+
+import aiohttp
+
+from benchmarks.reliability.clients import Bare, quantile, steady_load
+from benchmarks.reliability.results import save
+from benchmarks.reliability.wishes import Wish, wish_of
+from benchmarks.reliability.world import N, world
+
+QUERY = "How many are 3 + 4?"
+
+
+def asked(model: str, wish: Wish, **fields: object) -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": wish.written(QUERY)}], "seed": 0, **fields}
+
+
+async def test_a_world_votes_fails_and_cancels_as_each_query_wishes(tmp_path):
+    async with world(tmp_path, {"max_n": N}) as (proxy, upstream):
+        async with aiohttp.ClientSession() as http:
+            body = asked("voted", Wish(faults={"1": "500-text"}), its={"vote": "always", "stop": "none"})
+            async with http.post(f"{proxy.url}/chat/completions", json=body) as reply:
+                its = (await reply.json())["its"]
+        assert (its["votes"], its["lost"]) == ({"7": N - 1}, 1)
+
+        client = await Bare.asking(proxy.url, asked("voted", Wish(n_answering=0)), "leaving")
+        assert (await upstream.calls("leaving", running=N)).n_running == N
+        left_at = client.leave("rst")
+        seen = await upstream.calls("leaving", over=N)
+        assert (seen.n_aborted, seen.n_finished, min(seen.aborted_at) > left_at) == (N, 0, True)
+        assert (await upstream.counters()).n_running == 0
+        assert [value for labels, value in await proxy.samples("its_proxy_target_inflight") if value] == []
+
+        replies = await steady_load(proxy.url, 50, 0.2, lambda number: asked("passed", Wish(), seed=number))
+        assert [reply.status for reply in replies] == [200] * 10
+
+
+def test_a_wish_is_read_from_the_query_that_holds_it():
+    wish = Wish(text="\\boxed{1}", faults={"2": "html-200"})
+    assert wish_of({"messages": [{"role": "user", "content": "A persona.\n\n" + wish.written(QUERY)}]}) == wish
+    assert wish_of({"messages": [{"role": "user", "content": QUERY}]}) == Wish()
+
+
+def test_a_result_tells_its_command_and_its_machine(tmp_path):
+    path = save("one", {"p99_ms": 3.5}, True, {"requests": 10}, command="make torture", folder=tmp_path)
+    document = json.loads(path.read_text())
+    assert (document["figures"], document["passed"], document["command"]) == ({"p99_ms": 3.5}, True, "make torture")
+    assert document["conditions"]["requests"] == 10
+    assert document["conditions"]["cores"] >= 1
+
+
+def test_a_quantile_is_one_of_the_values():
+    assert quantile([3.0, 1.0, 2.0], 0.99) == 3.0
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
