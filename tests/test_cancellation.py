@@ -85,6 +85,10 @@ def first_answers(body: dict[str, Any], number: int) -> Say:
     return ANSWER if body["seed"] == 0 else HELD
 
 
+def half_answer(body: dict[str, Any], number: int) -> Say:
+    return ANSWER if body["seed"] < N // 2 else HELD
+
+
 def all_hold(body: dict[str, Any], number: int) -> Say:
     return HELD
 
@@ -97,6 +101,7 @@ PHASES: dict[str, tuple[Script, dict[str, Any], int, bytes]] = {
     # name: script, request, candidates that are open when the client leaves, what it has read until then
     "plain vote": (all_hold, {}, N, b""),
     "plain vote, one candidate done": (first_answers, {}, N - 1, b""),
+    "plain vote, quorum received": (half_answer, {}, N // 2, b""),
     "voted stream before its first candidate": (all_hold, {"stream": True}, N, b""),
     "voted stream after its headers": (first_answers, {"stream": True}, N - 1, b'"role":"assistant"'),
     "first candidate alone": (all_hold, {"query": CHAT}, 1, b""),

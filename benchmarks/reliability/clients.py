@@ -5,6 +5,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
@@ -58,6 +59,15 @@ class Bare:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.close()
         return left_at
+
+    async def is_let_go(self, within_s: float) -> bool:
+        """Whether the other side ends the connection, too, whatever it still says."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while await self.reader.read(65536):
+                    pass
+                return True
+        return False
 
     def close(self) -> None:
         self.writer.close()

@@ -76,7 +76,8 @@ class Upstream:
 
     async def _complete(self, call: Call, request_id: str) -> bool:
         """A candidate, watched for being hung up on all the while."""
-        own = self._by_request.setdefault(request_id.rpartition("-")[0], Calls())
+        # its-proxy numbers the candidates of a vote behind a dash.
+        own = self._by_request.setdefault(request_id.partition("-")[0], Calls())
         if len(self._by_request) > N_REMEMBERED:
             self._by_request.popitem(last=False)
         self._count(own, n_begun=1, n_running=1)
@@ -104,7 +105,7 @@ class Upstream:
         self._changed = asyncio.Event()
 
     async def _told(self, target: str) -> Any:
-        """`/calls/REQUEST?running=8` waits until so many run, `?over=8` until so many have ended and none runs."""
+        """`/calls/REQUEST?running=7&finished=1` waits until it is so, `?over=8` until all of so many have ended."""
         url = urlsplit(target)
         if url.path == "/counters":
             return asdict(self.all)
@@ -121,8 +122,10 @@ class Upstream:
 
 def _is_so(calls: Calls, wanted: Mapping[str, int]) -> bool:
     n_over = calls.n_finished + calls.n_aborted
-    return calls.n_running == wanted.get("running", calls.n_running) and (
-        "over" not in wanted or (calls.n_running == 0 and n_over >= wanted["over"])
+    is_over = "over" not in wanted or (calls.n_running == 0 and n_over >= wanted["over"])
+    return is_over and all(
+        count == wanted.get(name, count)
+        for name, count in (("running", calls.n_running), ("finished", calls.n_finished))
     )
 
 
@@ -180,7 +183,8 @@ class Running:
     http: aiohttp.ClientSession
 
     async def calls(self, request_id: str, **until: int) -> Calls:
-        """Of one request; waits at most 10 s until so many are `running`, or `over` and none runs."""
+        """Of one request, whose id has no dash; waits at most 10 s until so many are `running` and `finished`, or until
+        so many are `over` and none runs."""
         return await self._get(f"/calls/{request_id}", until)
 
     async def counters(self) -> Calls:

@@ -4,6 +4,7 @@ import json
 
 import aiohttp
 
+from benchmarks.reliability import disconnects
 from benchmarks.reliability.clients import Bare, quantile, steady_load
 from benchmarks.reliability.results import save
 from benchmarks.reliability.wishes import Wish, wish_of
@@ -34,6 +35,14 @@ async def test_a_world_votes_fails_and_cancels_as_each_query_wishes(tmp_path):
 
         replies = await steady_load(proxy.url, 50, 0.2, lambda number: asked("passed", Wish(), seed=number))
         assert [reply.status for reply in replies] == [200] * 10
+
+
+async def test_clients_who_leave_in_any_phase_and_manner_leave_nothing_behind(tmp_path):
+    n = 2 * len(disconnects.PHASES) * len(disconnects.HOWS)
+    figures = disconnects.figures_of(*await disconnects.measure(n, 2, tmp_path))
+    assert (figures["disconnects"], figures["orphans"], figures["slots_leaked"]) == (n, 0, 0)
+    n_running = sum(phase.n_running for phase in disconnects.PHASES.values())
+    assert figures["candidates_cancelled"] == 2 * len(disconnects.HOWS) * n_running
 
 
 def test_a_wish_is_read_from_the_query_that_holds_it():

@@ -1,0 +1,181 @@
+"""10,000 clients that leave, in every phase and every manner: how long their candidates live on at the upstream.
+
+python -m benchmarks.reliability.disconnects [--disconnects 10000] [--at-once 8]
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import click
+
+from benchmarks.proxy import Proxy
+from benchmarks.reliability.clients import Bare, How, quantile
+from benchmarks.reliability.results import FOLDER, save
+from benchmarks.reliability.upstream import Running
+from benchmarks.reliability.wishes import Wish
+from benchmarks.reliability.world import N, world
+
+GOAL = "10,000 disconnects over all phases: no orphan candidate after 1 s, no slot leaked, p99 below 100 ms."
+QUERY = "How many eggs are 3 eggs and 4 eggs?"
+HOWS: tuple[How, ...] = get_args(How)
+P99_MS, ORPHAN_S = 100.0, 1.0
+GAUGES = ("its_proxy_inflight_requests", "its_proxy_target_inflight")
+_STREAM = {"stream": True}
+_TALKING = Wish(n_chunks=10**6, chunk_delay_s=0.02, text="word ")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Where a request is when its client leaves: `n_running` candidates are open, `reads` has been seen by then.
+
+    `share`: of the body that was sent at all.
+    """
+
+    model: str
+    wish: Wish
+    n_running: int
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    reads: bytes = b""
+    share: float = 1.0
+
+    @property
+    def n_finished(self) -> int:
+        return min(self.wish.n_answering, N) if self.n_running and self.wish.n_answering < N else 0
+
+
+PHASES = {
+    "body half sent": Phase("voted", Wish(), 0, share=0.5),
+    "before the first candidate": Phase("voted", Wish(n_answering=0), N),
+    "one candidate received": Phase("voted", Wish(n_answering=1), N - 1),
+    "quorum received": Phase("voted", Wish(n_answering=N // 2), N // 2),
+    "candidates streaming": Phase("counted", _TALKING, N),
+    "voted stream, before its headers": Phase("voted", Wish(n_answering=0), N, _STREAM),
+    "voted stream, after its headers": Phase("voted", Wish(n_answering=1), N - 1, _STREAM, b'"role":"assistant"'),
+    "passed through, plain": Phase("passed", Wish(n_answering=0), 1),
+    "passed through, before its first byte": Phase("passed", Wish(n_answering=0), 1, _STREAM),
+    "passed through, in the middle": Phase("passed", _TALKING, 1, _STREAM, b"word"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One client that left: how long each of its candidates lived on, and how many had not been hung up on at all."""
+
+    phase: str
+    how: How
+    aborts_ms: tuple[float, ...]
+    n_orphans: int
+
+
+async def leave(proxy: Proxy, upstream: Running, name: str, how: How, request_id: str) -> Left:
+    """One request, brought to its phase and left there."""
+    phase = PHASES[name]
+    messages = [{"role": "user", "content": phase.wish.written(QUERY)}]
+    vote = {"its": {"vote": "always"}} if phase.model != "passed" else {}
+    body = {"model": phase.model, "messages": messages, "seed": 0, **vote, **phase.fields}
+    client = await Bare.asking(proxy.url, body, request_id, share=phase.share)
+    before = await upstream.calls(request_id, running=phase.n_running, finished=phase.n_finished)
+    if (before.n_running, before.n_finished) != (phase.n_running, phase.n_finished):
+        raise RuntimeError(f"{name}: {before} where {phase.n_running} should run")
+    if phase.reads:
+        await client.reads(phase.reads)
+    left_at = client.leave(how)
+    after = await upstream.calls(request_id, over=before.n_begun)
+    is_held = how == "half-close" and not await client.is_let_go(ORPHAN_S)
+    client.close()
+    aborts_ms = tuple(1000 * (at - left_at) for at in after.aborted_at)
+    n_late = sum(ms > 1000 * ORPHAN_S for ms in aborts_ms)
+    return Left(name, how, aborts_ms, after.n_running + n_late + is_held)
+
+
+async def leave_often(proxy: Proxy, upstream: Running, name: str, how: How, n: int, at_once: int) -> list[Left]:
+    numbers = iter(range(n))
+
+    async def work() -> list[Left]:
+        return [await leave(proxy, upstream, name, how, _request_id(name, how, number)) for number in numbers]
+
+    return [left for lefts in await asyncio.gather(*(work() for _ in range(at_once))) for left in lefts]
+
+
+def _request_id(name: str, how: str, number: int) -> str:
+    return f"{list(PHASES).index(name)}_{how.replace('-', '_')}_{number}"
+
+
+async def held(proxy: Proxy) -> float:
+    """What its-proxy says is still going on, this look at its metrics included."""
+    return sum([value for name in GAUGES for _, value in await proxy.samples(name)])
+
+
+async def until_nothing_is_held(proxy: Proxy, at_rest: float) -> float:
+    """What is held beyond the state at rest, after a second at most."""
+    for _ in range(20):
+        if (leaked := await held(proxy) - at_rest) <= 0:
+            return 0
+        await asyncio.sleep(ORPHAN_S / 20)
+    return leaked
+
+
+async def measure(n_disconnects: int, at_once: int, folder: Path) -> tuple[list[Left], float]:
+    """All that left, and how many slots were leaked."""
+    lefts: list[Left] = []
+    leaked = 0.0
+    each = -(-n_disconnects // (len(PHASES) * len(HOWS)))
+    async with world(folder) as (proxy, upstream):
+        at_rest = await held(proxy)
+        for name in PHASES:
+            for how in HOWS:
+                lefts += await leave_often(proxy, upstream, name, how, each, at_once)
+                leaked += await until_nothing_is_held(proxy, at_rest)
+            print(f"{name:40} {_row([left for left in lefts if left.phase == name])}", flush=True)
+        rest = await upstream.counters()
+        leaked += rest.n_running
+    return lefts, leaked
+
+
+def _row(lefts: Sequence[Left]) -> dict[str, Any]:
+    aborts = [ms for left in lefts for ms in left.aborts_ms]
+    times = {f"p{share}_ms": round(quantile(aborts, share / 100), 1) for share in (50, 99)} if aborts else {}
+    most = {"max_ms": round(max(aborts), 1)} if aborts else {}
+    n_orphans = sum(left.n_orphans for left in lefts)
+    return {"disconnects": len(lefts), "candidates_cancelled": len(aborts), **times, **most, "orphans": n_orphans}
+
+
+def figures_of(lefts: Sequence[Left], leaked: float) -> dict[str, Any]:
+    return {**_row(lefts), "slots_leaked": int(leaked)}
+
+
+def has_passed(figures: Mapping[str, Any]) -> bool:
+    return figures["orphans"] == figures["slots_leaked"] == 0 and figures["p99_ms"] < P99_MS
+
+
+@click.command(help=__doc__)
+@click.option("--disconnects", default=10_000, show_default=True)
+@click.option("--at-once", default=8, show_default=True, help="Clients at a time.")
+@click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=False)
+def main(disconnects: int, at_once: int, out: Path) -> None:
+    before = os.getloadavg()[1]
+    with TemporaryDirectory() as folder:
+        lefts, leaked = asyncio.run(measure(disconnects, at_once, Path(folder)))
+    figures = figures_of(lefts, leaked)
+    conditions = {
+        "clients at once": at_once,
+        "candidates of a vote": N,
+        "load average before": round(before, 1),
+        "measured": "at the upstream, from the client's leaving to the end of each candidate's connection",
+    }
+    phases = {name: _row([left for left in lefts if left.phase == name]) for name in PHASES}
+    manners = {how: _row([left for left in lefts if left.how == how]) for how in HOWS}
+    times = sorted(round(ms, 2) for left in lefts for ms in left.aborts_ms)
+    path = save("disconnects", figures, has_passed(figures), conditions, goal=GOAL, folder=out,
+                phases=phases, manners=manners, abort_ms_by_permille=times[:: max(1, len(times) // 1000)])  # fmt: skip
+    print(json.dumps(figures), path)
+
+
+if __name__ == "__main__":
+    main()
