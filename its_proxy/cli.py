@@ -81,6 +81,8 @@ def _serving_options(command: Any) -> Any:
         click.option("--hub/--no-hub", default=None, help="Look for manifests on the Hugging Face Hub, too."),
         click.option("--host", help="Address to listen on; any but loopback needs keys.  [default: 127.0.0.1]"),
         click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
+        click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for TLS, a PEM file."),
+        click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key, a PEM file."),
         click.option("--max-n", type=int, help="Most candidates of one query.  [default: 16]"),
         click.option("--strict/--no-strict", default=None, help="End on a mismatch (default with one --checkpoint)."),
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]"),

@@ -273,6 +273,18 @@ class Settings(_Frozen):
     ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
     aliases: Annotated[tuple[AliasSettings, ...], Field(strict=False)] = ()
     keys: Annotated[tuple[KeySettings, ...], Field(strict=False)] = ()
+    # Certificate chain and key, PEM files; with both, the server speaks TLS. SIGHUP reads them again.
+    tls_cert: Annotated[Path, Field(strict=False)] | None = None
+    tls_key: Annotated[Path, Field(strict=False)] | None = None
+    # Connections of clients at a time; by default what the process may open, less what the upstreams need.
+    max_connections: Annotated[int, Field(ge=16)] | None = None
+    # How long a request's headers may take, and its body; a longer body must keep coming at 1 KiB/s.
+    header_s: Seconds = 10
+    body_s: Seconds = 30
+    # How long a client may read nothing of a reply that waits for it.
+    write_idle_s: Seconds = 60
+    # How long a connection may wait for its next request; longer than any balancer before it keeps one.
+    keepalive_s: Seconds = 120
     max_n: Candidates = 16
     max_body_bytes: Count = 2 << 20
     # Rows that wait for the embedded engine.
@@ -439,6 +451,9 @@ class _Draft:
             # A path in a file means the same wherever the server is started.
             if fields and isinstance(fields.get("checkpoint"), str):
                 fields["checkpoint"] = file.parent / fields["checkpoint"]
+        for name in ("tls_cert", "tls_key"):
+            if isinstance(path := self.values.get(name), str):
+                self.values[name] = file.parent / path
         if isinstance(roots := self.values.get("roots"), list):
             self.values["roots"] = [file.parent / root if isinstance(root, str) else root for root in roots]
 
@@ -570,7 +585,7 @@ def _scalar_variables() -> dict[str, tuple[Key, set[Any]]]:
     for prefix, model in (((), Settings), (("vote",), VoteSettings)):
         for field, info in model.model_fields.items():
             kinds = _kinds(info.annotation)
-            if kinds <= {bool, int, float, str, type(None)}:
+            if kinds <= {bool, int, float, str, Path, type(None)}:
                 key: Key = (*prefix, field)
                 variables[ENV_PREFIX + "_".join(map(str, key)).upper()] = (key, kinds)
     return variables
@@ -637,6 +652,9 @@ def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conf
     yield from _key_conflicts(settings, environ)
     if not _is_loopback(settings.host) and not settings.keys:
         yield ("host",), f"{settings.host!r} is open to others, and no keys are configured", KEY_HINT
+    for given, missing in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if getattr(settings, given) is not None and getattr(settings, missing) is None:
+            yield (given,), f"needs {missing} beside it", "both are PEM files"
     if settings.demo and (settings.models or settings.upstreams):
         yield ("demo",), "the demo serves only where no model and no upstream is configured", "leave it out"
     if not (settings.demo or settings.models or settings.upstreams):

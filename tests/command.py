@@ -40,9 +40,11 @@ async def command(*arguments: object, **variables: str) -> Ended:
 
 
 @asynccontextmanager
-async def serve_command(*arguments: object, timeout_s: float = TIMEOUT_S, **variables: str) -> AsyncIterator[Serving]:
+async def serve_command(
+    *arguments: object, timeout_s: float = TIMEOUT_S, n_files: int | None = None, **variables: str
+) -> AsyncIterator[Serving]:
     """`its-proxy serve` on a free port; killed at the end if it is still there."""
-    process = await start("serve", "--port", 0, *arguments, **variables)
+    process = await start("serve", "--port", 0, *arguments, n_files=n_files, **variables)
     assert process.stderr is not None
     try:
         async with asyncio.timeout(timeout_s):
@@ -58,9 +60,12 @@ async def serve_command(*arguments: object, timeout_s: float = TIMEOUT_S, **vari
         await process.communicate()
 
 
-async def start(*arguments: object, **variables: str) -> asyncio.subprocess.Process:
+async def start(*arguments: object, n_files: int | None = None, **variables: str) -> asyncio.subprocess.Process:
+    """`n_files`: how many files it may open."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ITS_")}
+    limited = [] if n_files is None else ["sh", "-c", f'ulimit -n {n_files}; exec "$@"', "sh"]
     return await asyncio.create_subprocess_exec(
+        *limited,
         sys.executable,
         *("-m", "its_proxy", *map(str, arguments)),
         env=environment | {"PYTHONPATH": str(ROOT)} | variables,

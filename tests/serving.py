@@ -13,13 +13,14 @@ from typing import Any
 
 import aiohttp
 import orjson
-from aiohttp import web
 
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
 from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
+from its_proxy.server.connection import Connection
 from its_proxy.server.context import Context
+from its_proxy.server.listener import Site
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import Settings, load_settings
 from its_proxy.upstreams.embedded import EmbeddedUpstream
@@ -101,6 +102,12 @@ class Server:
     context: Context
     http: aiohttp.ClientSession
     reload: Callable[[], None]
+    site: Site
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The clients' connections, as the server holds them."""
+        return self.site.connections
 
     async def chat(self, query: Any = "What is 2 + 5?", model: str = "model", **fields: Any) -> tuple[int, Any]:
         """Status and JSON of one plain chat completion; `query` may be a whole message list."""
@@ -150,14 +157,15 @@ async def serving(
     context = build_context(load_settings(None, environ, {"drain_s": 0.1, **settings}), environ)
     runner = create_runner(context)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site = Site(runner, context, "127.0.0.1", 0, context.settings.max_connections or 4096)
+    await site.start()
     for upstream in context.catalog.upstreams:
         if isinstance(upstream, EmbeddedUpstream):
             await upstream.start()
     reloader = Reloader(context, read, lambda failure: None)
     reloader.start()
     async with aiohttp.ClientSession() as http:
-        server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", context, http, reloader.reload)
+        server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", context, http, reloader.reload, site)
         try:
             if wait:
                 await server.ready()

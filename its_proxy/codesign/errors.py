@@ -11,6 +11,7 @@
     │   ├── Unauthenticated        no key, or an unknown one (401)
     │   ├── NotPermitted           an override that this key may not use (403)
     │   └── StrategyNotApplicable  no user text to rewrite, or a template of the client's own
+    ├── TooManyConnections         no room for another client's connection (503)
     ├── ModelNotFound              no such model name (404)
     ├── ModelUnavailable           pending or mismatched: this model is not served now (503)
     ├── StrategyUnavailable        the live persona writer failed: never a silent plain query (503)
@@ -91,6 +92,11 @@ class NotPermitted(RequestError):
 
 class StrategyNotApplicable(RequestError):
     code = "strategy_not_applicable"
+
+
+class TooManyConnections(ItsError):
+    code = "too_many_connections"
+    is_retryable = True
 
 
 class ModelNotFound(RequestError):

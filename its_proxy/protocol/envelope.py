@@ -13,6 +13,7 @@ _STATUSES: tuple[tuple[type[errors.ItsError], int, str], ...] = (
     (errors.NotPermitted, 403, "permission_error"),
     (errors.ModelNotFound, 404, "invalid_request_error"),
     (errors.RequestError, 400, "invalid_request_error"),
+    (errors.TooManyConnections, 503, "server_error"),
     (errors.ModelUnavailable, 503, "server_error"),
     (errors.StrategyUnavailable, 503, "server_error"),
     (errors.UpstreamUnreachable, 502, "upstream_error"),

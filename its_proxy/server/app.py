@@ -1,13 +1,13 @@
 """The HTTP application: routes, and the one place where errors become replies."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
 from its_proxy.protocol.chat import read_body, read_model, refuse_denied
@@ -26,6 +26,7 @@ from its_proxy.server.context import (
     front_of,
     traits_of,
 )
+from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit
 from its_proxy.upstreams.base import applied
 
 log = structlog.get_logger("its_proxy")
@@ -33,24 +34,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HTTP_ERRORS = {
     404: ("not_found", "no such route"),
     405: ("method_not_allowed", "this route has another method"),
+    408: ("request_timeout", "the body did not arrive in time"),
     413: ("body_too_large", "the body is too large"),
     415: ("unsupported_encoding", "compressed bodies are not accepted"),
 }
+_BAD = "invalid_request_error"
 FORWARDED = ("completions", "embeddings")
-# aiohttp quotes what it cannot parse, which may be a prompt or a key; our own defects `_answer` logs itself.
-_SILENT = logging.getLogger("its_proxy.http")
-_SILENT.disabled = True
 
 
 def create_runner(context: Context) -> web.AppRunner:
-    """The application, ready to listen: a client that leaves cancels its handler, a shutdown waits for the others."""
+    """The application for a `Site`: a client that leaves cancels its handler, a shutdown waits for the others."""
     return web.AppRunner(
         create_app(context),
         handler_cancellation=True,
-        access_log=None,
-        logger=_SILENT,
-        # Compressed bodies are refused by their header; nothing may inflate them on the way to that refusal.
-        auto_decompress=False,
         shutdown_timeout=max(context.settings.drain_s, 0.1),
     )
 
@@ -168,6 +164,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def _reply_or_error(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        refuse_ambiguous(request)
+        refuse_beyond_limit(request)
         return await handler(request)
     except ItsError as error:
         reply = error_reply(error)
@@ -175,12 +173,18 @@ async def _reply_or_error(request: web.Request, handler: Handler) -> web.StreamR
         reply = _http_error_reply(error)
     except ConnectionResetError:
         raise asyncio.CancelledError from None  # the client left while we wrote to it
+    except RequestPayloadError:
+        # Chunks that are none: what follows on this connection could be read as anything.
+        reply = ErrorReply(400, envelope("the body is not framed as HTTP", kind=_BAD, code="invalid_http"))
     except Exception:
         log.exception("a defect of its-proxy", id=request[REQUEST_ID])
         reply = defect_reply()
     if (stream := request.get(STREAM)) is not None:
         return await _end_with_error(request, stream, reply)
-    return json_reply(reply.body, reply.headers, reply.status)
+    response = json_reply(reply.body, reply.headers, reply.status)
+    if reply.status in (408, 413) or reply.body["error"]["code"] in ENDS_CONNECTION:
+        response.force_close()
+    return response
 
 
 async def _end_with_error(request: web.Request, stream: web.StreamResponse, reply: ErrorReply) -> web.StreamResponse:
@@ -197,7 +201,7 @@ async def _end_with_error(request: web.Request, stream: web.StreamResponse, repl
 def _http_error_reply(error: web.HTTPException) -> ErrorReply:
     code, message = _HTTP_ERRORS.get(error.status, ("http_error", error.reason))
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    return ErrorReply(error.status, envelope(message, kind="invalid_request_error", code=code), headers)
+    return ErrorReply(error.status, envelope(message, kind=_BAD, code=code), headers)
 
 
 def _route(request: web.Request) -> str:

@@ -19,6 +19,7 @@ from its_proxy.server.auth import Doorkeeper
 from its_proxy.server.catalog import Alias, Catalog
 from its_proxy.server.context import Context
 from its_proxy.server.metrics import Metrics
+from its_proxy.server.tls import tls_of
 from its_proxy.settings import AliasSettings, EnsembleSettings, ModelSettings, Settings, UpstreamSettings
 from its_proxy.targets import Policy, Target
 from its_proxy.upstreams.base import Upstream
@@ -36,7 +37,7 @@ def build_context(settings: Settings, environ: Mapping[str, str] = os.environ) -
     """Opens everything; a model whose manifest does not hold is kept with its reason, or raised under `strict`."""
     settings, catalog = _build(settings, environ, None)
     doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
-    return Context(settings, catalog, doorkeeper, Metrics())
+    return Context(settings, catalog, doorkeeper, Metrics(), tls=tls_of(settings))
 
 
 def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = os.environ) -> Catalog:
@@ -45,9 +46,11 @@ def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = o
     Returns the catalog from before, whose upstreams that are not used any more are the caller's to close. Raises
     ItsError, and then nothing has changed. What the listening socket was opened with stays as it is.
     """
+    tls = tls_of(settings)
     settings, catalog = _build(settings, environ, context.catalog)
     doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
     before = context.catalog
+    context.tls = tls
     context.settings, context.catalog, context.doorkeeper = settings, catalog, doorkeeper
     return before
 

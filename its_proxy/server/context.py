@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ssl import SSLContext
 from typing import Any
 
 from aiohttp import web
@@ -16,13 +17,15 @@ from its_proxy.upstreams.base import APPLIED_HEADER
 
 @dataclass(slots=True)
 class Context:
-    """One server's state. `is_draining`: still answering, but no longer to be sent new work."""
+    """One server's state. `is_draining`: still answering, but no longer to be sent new work. `tls`: for connections to
+    come, where it is spoken."""
 
     settings: Settings
     catalog: Catalog
     doorkeeper: Doorkeeper
     metrics: Metrics
     is_draining: bool = False
+    tls: SSLContext | None = None
 
 
 CONTEXT = web.AppKey("context", Context)

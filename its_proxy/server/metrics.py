@@ -27,6 +27,17 @@ class Metrics(Collector):
         )  # fmt: skip
         self.in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
         self.disconnects = Counter("its_proxy_client_disconnects", "Clients that left early", registry=registry)
+        self.connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
+        self.refused_connections = Counter(
+            "its_proxy_refused_connections", "Connections closed at once, beyond the limit", registry=registry
+        )
+        self.receive_timeouts = Counter(
+            "its_proxy_request_receive_timeouts", "Requests that came too slowly", ["part"], registry=registry
+        )
+        self.slow_readers = Counter(
+            "its_proxy_slow_client_closed", "Connections ended because a reply was not read", registry=registry
+        )
+        self.malformed = Counter("its_proxy_malformed_requests", "Requests that are not HTTP", registry=registry)
         self.votes = Counter("its_proxy_votes", "Votes, by how they ended", ["model", "stopped"], registry=registry)
         self.candidates = Counter(
             "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry

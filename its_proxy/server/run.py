@@ -17,7 +17,9 @@ from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
 from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
+from its_proxy.server.descriptors import connections_for, raise_limit
 from its_proxy.server.engine import VllmEngine
+from its_proxy.server.listener import Site
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import QUICK_UPSTREAM, Settings
 from its_proxy.targets import FIRST_RETRY_S, Target
@@ -71,7 +73,7 @@ async def _serve(
         try:
             if engine is not None:
                 _hold(context, f"vLLM is {engine.stage}")
-            url = await _listen(runner, context.settings)
+            url = await _listen(runner, context)
             await _start_engines(context)
             if engine is None:
                 reloader.start()
@@ -131,8 +133,11 @@ def _engine_targets(context: Context) -> list[Target]:
     return [target for target in context.catalog.targets() if target.upstream.name == QUICK_UPSTREAM]
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
+async def _listen(runner: web.AppRunner, context: Context) -> str:
+    settings = context.settings
+    n_upstream = sum(upstream.max_connections for upstream in settings.upstreams.values())
+    n_connections = connections_for(raise_limit(), n_upstream, settings.max_connections)
+    site = Site(runner, context, settings.host, settings.port, n_connections)
     try:
         await site.start()
     except OSError as error:
@@ -141,7 +146,8 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
         hint = "another program has the port; choose one with --port" if is_taken else "choose another --host or --port"
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint=hint) from None
     host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+    scheme = "http" if context.tls is None else "https"
+    return f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
 
 
 async def _start_engines(context: Context) -> None:

@@ -1,0 +1,188 @@
+"""Listens, and decides of every new connection whether there is room for it."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import cast
+
+import structlog
+from aiohttp import web
+
+from its_proxy.server.connection import Connection, Patience
+from its_proxy.server.context import Context
+from its_proxy.settings import Settings
+
+BACKLOG = 1024
+ACCEPTED_AT_ONCE = 16
+"""So many before anything else gets its turn; no more can be over the limit for a moment."""
+SPARE = 16
+"""Connections beyond the limit that may still ask the open routes, such as /livez; the newest are kept."""
+SPARE_PATIENCE = Patience(header_s=1.0, body_s=1.0, write_idle_s=5.0, keepalive_s=1.0)
+SETTLE_S = 0.2
+PAUSE_S = 0.5
+"""Before accepting is tried again where the system itself has no descriptors left."""
+log = structlog.get_logger("its_proxy")
+
+
+class Site(web.BaseSite):
+    """Where a runner listens: as aiohttp's own TCPSite, with a limit of connections and with their patience."""
+
+    def __init__(self, runner: web.AppRunner, context: Context, host: str, port: int, n_connections: int) -> None:
+        super().__init__(runner)
+        self.runner = runner
+        self._context, self._host, self._port, self._n_connections = context, host, port, n_connections
+        self.listener: Listener | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{'http' if self._context.tls is None else 'https'}://{self._host}:{self._port}"
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        return self.listener.connections if self.listener is not None else []
+
+    async def start(self) -> None:
+        await super().start()
+        sockets = await _bind(self._host, self._port)
+        self.listener = Listener(sockets, self._context, self._connection, self._n_connections)
+        # All that a runner does with it is to close it and to read its sockets.
+        self._server = cast(asyncio.AbstractServer, self.listener)
+
+    async def stop(self) -> None:
+        if self.listener is not None:
+            await self.listener.settle()
+        await super().stop()
+
+    def _connection(self, on_end: Callable[[Connection], None], is_spare: bool) -> Connection:
+        server = self.runner.server
+        assert server is not None
+        patience = SPARE_PATIENCE if is_spare else patience_of(self._context.settings)
+        return Connection(server, patience, self._context.metrics, on_end, is_spare=is_spare)
+
+
+def patience_of(settings: Settings) -> Patience:
+    return Patience(settings.header_s, settings.body_s, settings.write_idle_s, settings.keepalive_s)
+
+
+async def _bind(host: str, port: int) -> list[socket.socket]:
+    """A listening socket for each address of `host`. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        try:
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                for opened in sockets:
+                    opened.close()
+                raise
+            missing = error  # such as ::1 of localhost where there is no IPv6
+    if missing is not None and not sockets:
+        raise missing
+    for opened in sockets:
+        opened.setblocking(False)
+    return sockets
+
+
+class Listener:
+    """Accepts what there is room for. Beyond the limit the newest few are kept for the open routes."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        context: Context,
+        make: Callable[[Callable[[Connection], None], bool], Connection],
+        n_connections: int,
+    ) -> None:
+        self.sockets = sockets
+        self._context = context
+        self._make = make
+        self._n_connections = n_connections
+        self._loop = asyncio.get_running_loop()
+        # Each with the task that opens it, which may be a TLS handshake long.
+        self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._spare: dict[Connection, None] = {}
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        for listening in sockets:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    @property
+    def connections(self) -> list[Connection]:
+        return list(self._open)
+
+    async def settle(self) -> None:
+        """Takes in whoever has come already, so that closing refuses nobody, and ends what is still shaking hands."""
+        for listening in self.sockets:
+            self._accept(listening)
+        if opening := [task for task in self._open.values() if not task.done()]:
+            await asyncio.wait(opening, timeout=SETTLE_S)
+        for task in opening:
+            task.cancel()
+
+    def close(self) -> None:
+        for pause in self._pauses.values():
+            pause.cancel()
+        for listening in self.sockets:
+            self._loop.remove_reader(listening)
+            listening.close()
+        self.sockets = []
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            self._admit(accepted)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """The waiting client would be reported again and again, and nothing could be done for it."""
+        log.error("no connection can be accepted", reason=error.strerror)
+        self._loop.remove_reader(listening)
+        self._pauses[listening] = self._loop.call_later(PAUSE_S, self._resume, listening)
+
+    def _resume(self, listening: socket.socket) -> None:
+        del self._pauses[listening]
+        self._loop.add_reader(listening, self._accept, listening)
+
+    def _admit(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        is_spare = len(self._open) - len(self._spare) >= self._n_connections
+        connection = self._make(self._forget, is_spare)
+        if is_spare:
+            self._context.metrics.refused_connections.inc()
+            if len(self._spare) >= SPARE:
+                self._end(next(iter(self._spare)))
+            self._spare[connection] = None
+        self._context.metrics.connections.inc()
+        self._open[connection] = self._loop.create_task(self._connect(connection, accepted))
+
+    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+        tls = self._context.tls
+        limit = None if tls is None else self._context.settings.header_s
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=tls, ssl_handshake_timeout=limit)
+        except BaseException as error:
+            # It left, is no TLS, or took too long; the loop has closed its socket, or never took it.
+            accepted.close()
+            self._forget(connection)
+            if not isinstance(error, OSError | asyncio.CancelledError):
+                raise
+
+    def _end(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.abort()
+
+    def _forget(self, connection: Connection) -> None:
+        self._spare.pop(connection, None)
+        task = self._open.pop(connection, None)
+        if task is not None:
+            self._context.metrics.connections.dec()
+            task.cancel()
