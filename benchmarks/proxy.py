@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,13 +89,19 @@ class Proxy:
 
 @asynccontextmanager
 async def start_proxy(
-    settings: Settings, folder: Path, environ: Mapping[str, str] | None = None
+    settings: Settings,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("its_proxy", "serve"),
 ) -> AsyncIterator[Proxy]:
-    """its-proxy on a free port, its log in `folder`; ended at the end of the block. `environ`: variables more."""
+    """its-proxy on a free port, its log in `folder`; ended at the end of the block. `environ`: variables more.
+
+    `program`: a module and arguments that serve as `its-proxy serve` does, where more is to be seen of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config, log = folder / "its.yaml", folder / "its-proxy.log"
     _write(config, settings)
-    command = [sys.executable, "-m", "its_proxy", "serve", "--port", "0", "--config", str(config)]
+    command = [sys.executable, "-m", *program, "--port", "0", "--config", str(config)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", LAUNCH, str(os.getpid()), *command],

@@ -184,7 +184,8 @@ class _Query:
             completion = await self._complete(index)
             state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
         except UpstreamError as error:
-            candidate = replace(candidate, error=error, spent=self._spent_by(index))
+            # Its frames hold all that had been read of the reply, and the vote may last long yet.
+            candidate = replace(candidate, error=error.with_traceback(None), spent=self._spent_by(index))
         else:
             candidate = replace(candidate, state=state, completion=completion, answer=answer)
         first_token_s = self._first_token_s(index)

@@ -13,6 +13,7 @@ from typing import Any
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
 from its_proxy.protocol.sse import read_events
 from its_proxy.upstreams.base import Body, Completion, Upstream
+from its_proxy.upstreams.turns import Turn
 
 MAX_TEXT_CHARS = 4 * 2**20
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
@@ -43,11 +44,13 @@ async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spe
     assembly = _Assembly(spent)
     try:
         async with (
+            Turn() as turn,
             upstream.stream({**body, "stream_options": STREAM_OPTIONS}, request_id) as chunks,
             aclosing(read_events(chunks)) as events,
         ):
             async for event in events:
                 assembly.add(event)
+                await turn.grown_to(assembly.n_chars)
     except UpstreamRejected as error:
         if error.status not in (400, 422):
             raise
@@ -59,7 +62,7 @@ async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spe
 class _Assembly:
     def __init__(self, spent: Spent) -> None:
         self._spent = spent
-        self._n_chars = 0
+        self.n_chars = 0
         self._head: dict[str, Any] = {}
         self._choice: dict[str, Any] = {"index": 0, "message": {}, "logprobs": None, "finish_reason": None}
 
@@ -83,8 +86,8 @@ class _Assembly:
         if isinstance(delta, dict):
             if self._spent.first_token_at is None and any(delta.get(field) for field in _GENERATED):
                 self._spent.first_token_at = monotonic()
-            self._n_chars += sum(len(text) for text in delta.values() if isinstance(text, str))
-            if self._n_chars > MAX_TEXT_CHARS:
+            self.n_chars += sum(len(text) for text in delta.values() if isinstance(text, str))
+            if self.n_chars > MAX_TEXT_CHARS:
                 raise BadPayload("the upstream's candidate is too long")
             calls = delta.get("tool_calls")
             _add_calls(self._choice["message"], calls if isinstance(calls, list) else [])

@@ -27,7 +27,7 @@ HOWS: tuple[How, ...] = get_args(How)
 P99_MS, ORPHAN_S = 100.0, 1.0
 GAUGES = ("its_proxy_inflight_requests", "its_proxy_target_inflight")
 _STREAM = {"stream": True}
-_TALKING = Wish(n_chunks=10**6, chunk_delay_s=0.02, text="word ")
+_TALKING = Wish(n_chunks=10**6, chunk_delay_s=0.02, texts=("word ",))
 
 
 @dataclass(frozen=True, slots=True)

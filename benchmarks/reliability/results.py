@@ -55,5 +55,5 @@ def machine() -> dict[str, Any]:
 
 def _command() -> str:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    arguments = " ".join(sys.argv[1:])
+    arguments = " ".join(sys.argv[1:]).partition(" --out")[0]
     return f"python -m {spec.name} {arguments}".strip() if spec is not None else " ".join(sys.argv)

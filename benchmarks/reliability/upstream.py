@@ -136,28 +136,29 @@ async def _until_gone(reader: asyncio.StreamReader) -> None:
 
 async def _carry_out(call: Call) -> None:
     wish, number = wish_of(call.body), call.body.get("seed") or 0
-    if (fault := wish.faults.get(str(number))) is not None:
+    if (fault := wish.faults.get(str(number), wish.faults.get("all"))) is not None:
         await FAULTS[fault](call)
     elif number >= wish.n_answering:
         await asyncio.Event().wait()
     else:
         await asyncio.sleep(wish.delay_s)
-        await (_stream(call, wish) if call.is_stream else _reply(call, wish))
+        text = wish.texts[number % len(wish.texts)]
+        await (_stream(call, wish, text) if call.is_stream else _reply(call, text))
         call.keeps_open = True
 
 
-async def _reply(call: Call, wish: Wish) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": wish.text}, "finish_reason": "stop"}
+async def _reply(call: Call, text: str) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
     head = {"id": "c", "object": "chat.completion", "created": 1, "model": call.body["model"]}
     await _send(call.writer, {**head, "choices": [choice], "usage": usage})
 
 
-async def _stream(call: Call, wish: Wish) -> None:
+async def _stream(call: Call, wish: Wish, text: str) -> None:
     head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": call.body["model"]}
     await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(wish.n_chunks):
-        choice = {"index": 0, "delta": {"content": wish.text}, "finish_reason": None}
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
         await call.piece(event({**head, "choices": [choice]}))
         await asyncio.sleep(wish.chunk_delay_s)
     await call.piece(event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))

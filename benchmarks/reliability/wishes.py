@@ -17,10 +17,11 @@ EVERY = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """`n_answering` candidates say `text` after `delay_s`, the others hold for ever. Streams send `n_chunks` of it,
-    `chunk_delay_s` apart. `faults`: by a candidate's number, the fault it suffers (tests/faults has their names)."""
+    """`n_answering` candidates answer after `delay_s`, the others hold for ever. They say the `texts` in turn; streams
+    say each `n_chunks` times, `chunk_delay_s` apart. `faults`: by a candidate's number, or `all`, what it suffers
+    (tests/faults has the names)."""
 
-    text: str = "So it is \\boxed{7}."
+    texts: tuple[str, ...] = ("So it is \\boxed{7}.",)
     n_answering: int = EVERY
     delay_s: float = 0.0
     n_chunks: int = 1
@@ -35,5 +36,6 @@ def wish_of(body: Mapping[str, Any]) -> Wish:
     """What the last message that holds a wish wants; by default the candidate answers at once."""
     for message in reversed(body.get("messages") or []):
         if (found := _MARK.search(str(message.get("content")))) is not None:
-            return Wish(**json.loads(found[1]))
+            fields = json.loads(found[1])
+            return Wish(**{**fields, "texts": tuple(fields["texts"])})
     return Wish()

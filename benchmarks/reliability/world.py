@@ -7,7 +7,7 @@ Its models: `voted` (8 candidates, manifest `random`), `counted` (the same, ever
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from benchmarks.reliability.upstream import Running, start_upstream
 from tests.serving import manifest, write_checkpoint
 
 N = 8
+PROGRAM = ("its_proxy", "serve")
 
 
 def models(folder: Path) -> dict[str, Any]:
@@ -32,12 +33,20 @@ def models(folder: Path) -> dict[str, Any]:
 
 @asynccontextmanager
 async def world(
-    folder: Path, settings: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> AsyncIterator[tuple[Proxy, Running]]:
-    """Both ready, their handshake done. `settings` go over the common ones, section by section."""
+    """Both ready, their handshake done. `settings` go over the common ones; under `gpu`: those of the upstream.
+
+    `program`: as `start_proxy` takes it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     async with start_upstream() as upstream:
-        common = {"upstreams": {"gpu": {"url": upstream.url}}, "models": models(folder), "log_level": "error"}
-        async with start_proxy({**common, **(settings or {})}, folder, environ) as proxy:
+        given = dict(settings or {})
+        gpu = {"url": upstream.url, **given.pop("gpu", {})}
+        common = {"upstreams": {"gpu": gpu}, "models": models(folder), "log_level": "error"}
+        async with start_proxy({**common, **given}, folder, environ, program) as proxy:
             await asyncio.gather(*(proxy.until(name, "gpu", "verified", "unverified") for name in ("voted", "counted")))
             yield proxy, upstream

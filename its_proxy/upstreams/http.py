@@ -27,8 +27,11 @@ from its_proxy.codesign.errors import (
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
+from its_proxy.upstreams.turns import Turn
 
 MAX_REPLY_BYTES = 8 * 2**20
+# At a time, of one reply: a server that talks faster than it is listened to is held back soon.
+READ_BYTES = 2**15
 # Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
 # on a starved machine both clocks run late.
 KEEPALIVE_S = 2.0
@@ -134,6 +137,7 @@ class HttpUpstream:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 trust_env=False,
+                read_bufsize=READ_BYTES,
                 auto_decompress=False,
             )
         return self._session
@@ -207,11 +211,16 @@ class HttpUpstream:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body, bounded in size and in silence."""
         body = bytearray()
-        while chunk := await self._next_chunk(response, self._idle_timeout_s):
-            body += chunk
-            if len(body) > MAX_REPLY_BYTES:
-                raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
-        return bytes(body)
+        try:
+            async with Turn() as turn:
+                while chunk := await self._next_chunk(response, self._idle_timeout_s):
+                    body += chunk
+                    if len(body) > MAX_REPLY_BYTES:
+                        raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
+                    await turn.grown_to(len(body))
+            return bytes(body)
+        finally:
+            body.clear()  # where this fails, the error may live on for long, and this frame with it
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         # A stream's headers come at once, its first event when the request leaves the server's queue.
@@ -224,7 +233,7 @@ class HttpUpstream:
         """Whatever has come, or nothing at the end."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await response.content.readany()
+                return await response.content.read(READ_BYTES)
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
         except (aiohttp.ClientError, OSError):

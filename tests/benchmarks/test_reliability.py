@@ -4,7 +4,7 @@ import json
 
 import aiohttp
 
-from benchmarks.reliability import disconnects
+from benchmarks.reliability import disconnects, soak
 from benchmarks.reliability.clients import Bare, quantile, steady_load
 from benchmarks.reliability.results import save
 from benchmarks.reliability.wishes import Wish, wish_of
@@ -45,8 +45,26 @@ async def test_clients_who_leave_in_any_phase_and_manner_leave_nothing_behind(tm
     assert figures["candidates_cancelled"] == 2 * len(disconnects.HOWS) * n_running
 
 
+async def test_a_short_soak_leaves_descriptors_and_tasks_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "DEADLINE_S", 0.8)
+    monkeypatch.setattr(soak, "TIMERS", {"first_byte_timeout_s": 0.4, "idle_timeout_s": 0.4})
+    run = await soak.soak(300, 100, 60, tmp_path, rest_s=3)
+    assert (run.seen.n, dict(run.seen.unexpected), run.n_upstream_running) == (300, {}, 0)
+    assert run.after.descriptors <= run.before.descriptors
+    assert run.after.tasks <= run.before.tasks
+
+
+def test_a_soak_has_the_shares_that_it_promises():
+    requests = [soak.request(number) for number in range(10_000)]
+    kinds = [kind for kind, _ in requests]
+    for kind, share in soak.SHARES.items():
+        assert 0.8 * share < kinds.count(kind) / len(kinds) < 1.2 * share
+    assert 0.48 < sum(body["stream"] for _, body in requests) / len(requests) < 0.52
+    assert soak.request(5) == soak.request(5)
+
+
 def test_a_wish_is_read_from_the_query_that_holds_it():
-    wish = Wish(text="\\boxed{1}", faults={"2": "html-200"})
+    wish = Wish(texts=("\\boxed{1}",), faults={"2": "html-200"})
     assert wish_of({"messages": [{"role": "user", "content": "A persona.\n\n" + wish.written(QUERY)}]}) == wish
     assert wish_of({"messages": [{"role": "user", "content": QUERY}]}) == Wish()
 
