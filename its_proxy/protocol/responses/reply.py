@@ -1,0 +1,119 @@
+"""A chat completion told as the Response that it is the answer to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from its_proxy.protocol.responses.request import Json
+
+# What a Response repeats of its request, and what it says where the request was silent.
+_REPEATED: Mapping[str, Any] = {
+    "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True,
+    "reasoning": {"effort": None, "summary": None}, "temperature": None, "text": {"format": {"type": "text"}},
+    "tool_choice": "auto", "tools": [], "top_p": None,
+}  # fmt: skip
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+def response_of(request: Mapping[str, Any], completion: Mapping[str, Any], request_id: str) -> Json:
+    """The whole Response; of several choices the first one's."""
+    choice = completion["choices"][0]
+    response = head_of(request, request_id, completion["created"], completion["model"])
+    response |= ending_of(choice.get("finish_reason"), completion.get("usage"))
+    response["output"] = output_of(choice["message"], request_id, logprobs=choice.get("logprobs"))
+    return response | ({"its": completion["its"]} if "its" in completion else {})
+
+
+def head_of(request: Mapping[str, Any], request_id: str, created: int, model: str) -> Json:
+    """A Response that has just begun."""
+    repeated = {key: request.get(key) if request.get(key) is not None else silent for key, silent in _REPEATED.items()}
+    return {
+        "id": f"resp_{request_id}", "object": "response", "created_at": created, "status": "in_progress",
+        "background": False, "error": None, "incomplete_details": None, "model": model, "output": [],
+        "previous_response_id": None, "store": False, "truncation": "disabled", "usage": None, **repeated,
+    }  # fmt: skip
+
+
+def ending_of(finish_reason: Any, usage: Any) -> Json:
+    """What of a Response is known when it has ended."""
+    reason = _INCOMPLETE.get(finish_reason)
+    status = {"status": "completed"} if reason is None else {"status": "incomplete"}
+    return {**status, "incomplete_details": None if reason is None else {"reason": reason}, "usage": _usage(usage)}
+
+
+def output_of(message: Mapping[str, Any], request_id: str, logprobs: Any = None) -> list[Json]:
+    """The items: thoughts, then words, then calls."""
+    items: list[Json] = []
+    thoughts = message.get("reasoning") or message.get("reasoning_content")
+    if isinstance(thoughts, str) and thoughts:
+        item = reasoning_item(item_id("rs", request_id, 0))
+        items.append({**item, "content": [reasoning_part(thoughts)], "status": "completed"})
+    parts = []
+    calls = message.get("tool_calls") or []
+    if isinstance(text := message.get("content"), str) and (text or not calls):
+        tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+        parts.append(text_part(text, [logprob(token) for token in tokens or []]))
+    if isinstance(refusal := message.get("refusal"), str) and refusal:
+        parts.append({"type": "refusal", "refusal": refusal})
+    if parts:
+        item = message_item(item_id("msg", request_id, len(items)))
+        items.append({**item, "content": parts, "status": "completed"})
+    for call in calls:
+        function = call["function"]
+        item = call_item(item_id("fc", request_id, len(items)), call.get("id"), function["name"])
+        items.append({**item, "arguments": function.get("arguments") or "", "status": "completed"})
+    return items
+
+
+def item_id(kind: str, request_id: str, position: int) -> str:
+    return f"{kind}_{request_id}_{position}"
+
+
+def reasoning_item(name: str) -> Json:
+    return {"id": name, "type": "reasoning", "summary": [], "content": [], "status": "in_progress"}
+
+
+def message_item(name: str) -> Json:
+    return {"id": name, "type": "message", "role": "assistant", "content": [], "status": "in_progress"}
+
+
+def call_item(name: str, call_id: str | None, function: str) -> Json:
+    """`call_id` is what the client names in its `function_call_output`."""
+    return {"id": name, "type": "function_call", "call_id": call_id or name, "name": function, "arguments": "",
+            "status": "in_progress"}  # fmt: skip
+
+
+def reasoning_part(text: str = "") -> Json:
+    return {"type": "reasoning_text", "text": text}
+
+
+def text_part(text: str = "", logprobs: list[Json] | None = None) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+
+
+def logprob(token: Mapping[str, Any]) -> Json:
+    tops = [_token(top) for top in token.get("top_logprobs") or []]
+    return {**_token(token), "top_logprobs": tops}
+
+
+def _token(token: Mapping[str, Any]) -> Json:
+    return {"token": token.get("token"), "logprob": token.get("logprob"), "bytes": token.get("bytes") or []}
+
+
+def _usage(usage: Any) -> Json | None:
+    if not isinstance(usage, dict):
+        return None
+    prompt, generated = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            name: _detail(usage, "prompt_tokens_details", name) for name in ("cached_tokens", "cache_write_tokens")
+        },
+        "output_tokens": generated,
+        "output_tokens_details": {"reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens")},
+        "total_tokens": usage.get("total_tokens") or prompt + generated,
+    }
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    return (details.get(name) or 0) if isinstance(details, dict) else 0
