@@ -80,7 +80,7 @@ def test_every_other_field_has_its_place():
             "store": True,
             "metadata": {"a": "b"},
             "stream": True,
-        }  # fmt: skip
+        }
     )
     function = {key: value for key, value in WEATHER.items() if key != "type"}
     assert chat == {
