@@ -1,0 +1,70 @@
+"""The transport by aiohttp, for servers behind TLS."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from its_proxy.upstreams.transport import DNS_TTL_S, KEEPALIVE_S, Response, TransportError, Unreachable, Untrusted
+
+
+class AiohttpTransport:
+    """One server's; its session is opened on first use, inside the running loop."""
+
+    def __init__(self, url: str, *, max_connections: int, connect_timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._max_connections = max_connections
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: bytes) -> Response:
+        try:
+            response = await self._opened().request(
+                method, self._origin + path, data=data or None, headers=fields, allow_redirects=False
+            )
+        except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
+            raise Untrusted from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            raise Unreachable from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(type(error).__name__) from None
+        return _AiohttpResponse(response)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                # An upstream's cookie would tie the requests of all clients together.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                trust_env=False,
+                auto_decompress=False,
+            )
+        return self._session
+
+
+class _AiohttpResponse:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.fields = {name.lower(): value for name, value in response.headers.items()}
+        self._response = response
+
+    async def chunk(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(type(error).__name__) from None
+
+    def close(self) -> None:
+        if self._response.content.is_eof():
+            self._response.release()
+        else:
+            self._response.close()

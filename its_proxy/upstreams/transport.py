@@ -1,0 +1,53 @@
+"""How bytes reach an HTTP server and come back, whichever client carries them.
+
+A transport follows no redirect, keeps no cookie, inflates nothing, and heeds nothing of this process's environment. It
+raises the three errors below and no others; time limits but the connection's own are the caller's.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+# Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
+# on a starved machine both clocks run late.
+KEEPALIVE_S = 2.0
+DNS_TTL_S = 30
+
+
+class TransportError(Exception):
+    """The connection broke, or what came is no HTTP."""
+
+
+class Unreachable(TransportError):
+    """No connection was made: the request certainly cost nothing."""
+
+
+class Untrusted(Unreachable):
+    """The server's TLS certificate is none that is trusted here."""
+
+
+class Response(Protocol):
+    """A reply whose head has come. `close` it: one that was not read to its end costs its connection."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The header, by lower-case name; of a repeated field the last."""
+        ...
+
+    async def chunk(self) -> bytes:
+        """Whatever of the body has come; nothing at its end."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """One server's."""
+
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: bytes) -> Response:
+        """Sends a whole request, `path` from the root; cancelling it closes its connection."""
+        ...
+
+    async def close(self) -> None: ...
