@@ -8,11 +8,11 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from its_proxy import __version__
@@ -26,15 +26,13 @@ from its_proxy.codesign.errors import (
     UpstreamUntrusted,
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
+from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turn
+from its_proxy.upstreams.wire import WireTransport
 
 MAX_REPLY_BYTES = 8 * 2**20
-# At a time, of one reply: a server that talks faster than it is listened to is held back soon.
-READ_BYTES = 2**15
-# Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
-# on a starved machine both clocks run late.
-KEEPALIVE_S = 2.0
 _JSON = "application/json"
 _Result = TypeVar("_Result")
 
@@ -73,13 +71,14 @@ class HttpUpstream:
         self.name = name
         self.poll_s = poll_s
         self.identity = identity
-        self._url = url.rstrip("/")
-        self._key = key
+        self._base = urlsplit(url).path.rstrip("/")
+        self._fields = {"Accept-Encoding": "identity", "User-Agent": f"its-proxy/{__version__}"}
+        if key:
+            self._fields["Authorization"] = f"Bearer {key}"
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._max_connections = max_connections
-        self._session: aiohttp.ClientSession | None = None
+        over = AiohttpTransport if urlsplit(url).scheme == "https" else WireTransport
+        self._transport: Transport = over(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
         self._budget = RetryBudget()
         self._cache_salt = cache_salt
         self._is_vllm = False
@@ -98,7 +97,7 @@ class HttpUpstream:
         data = orjson.dumps({**body, "stream": True})
         response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
         try:
-            if response.content_type != "text/event-stream":
+            if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
             async with aclosing(self._chunks(response)) as chunks:
                 yield chunks
@@ -107,40 +106,18 @@ class HttpUpstream:
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
         response = await self._open("GET", "models", None, None, None)
-        async with response:
+        with closing(response):
             cards = read_cards(read_object(await self._read(response)))
         self._is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
         return cards
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         response = await self._twice(lambda: self._open(method, path, body or None, content_type, None))
-        async with response:
-            return RawReply(response.status, response.content_type, await self._read(response))
+        with closing(response):
+            return RawReply(response.status, _content_type(response), await self._read(response))
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        """Opened on first use, inside the running loop. Nothing of this process's environment is trusted."""
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=self._max_connections, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=30
-            )
-            headers = {"Accept-Encoding": "identity", "User-Agent": f"its-proxy/{__version__}"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                headers=headers,
-                # An upstream's cookie would tie the requests of all clients together.
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-                trust_env=False,
-                read_bufsize=READ_BYTES,
-                auto_decompress=False,
-            )
-        return self._session
+        await self._transport.close()
 
     async def _twice(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
         """Asks again, once, where the first try certainly cost the upstream nothing and the budget allows."""
@@ -163,7 +140,7 @@ class HttpUpstream:
 
     async def _complete_once(self, data: bytes, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)
-        async with response:
+        with closing(response):
             return check_completion(read_object(await self._read(response)))
 
     async def _open(
@@ -173,42 +150,40 @@ class HttpUpstream:
         data: bytes | None,
         content_type: str | None,
         request_id: str | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Response:
         """Sends, and waits for the status; raises anything but a plain 200."""
-        headers = {"Content-Type": content_type} if content_type else {}
+        fields = {**self._fields, "Content-Type": content_type} if content_type else dict(self._fields)
         if request_id is not None:
-            headers["X-Request-Id"] = request_id
+            fields["X-Request-Id"] = request_id
         if (pair_id := APPLIED.get()) is not None:
-            headers[APPLIED_HEADER] = pair_id
+            fields[APPLIED_HEADER] = pair_id
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
-                response = await self._open_session().request(
-                    method, self._route(path), data=data, headers=headers, allow_redirects=False
-                )
-        except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
+                response = await self._transport.open(method, self._route(path), fields, data or b"")
+        except Untrusted:
             raise UpstreamUntrusted(
                 f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"
             ) from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        except Unreachable:
             raise UpstreamUnreachable(f"upstream {self.name} cannot be reached", hint="is it running?") from None
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} sent nothing in time") from None
-        except (aiohttp.ClientError, OSError):
+        except TransportError:
             raise UpstreamError(f"upstream {self.name} broke the connection") from None
         if response.status != 200:
             response.close()
             raise _refusal(self.name, response)
-        if response.headers.get("Content-Encoding", "identity") != "identity":
+        if response.fields.get("content-encoding", "identity") != "identity":
             response.close()  # it could inflate without bound
             raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
         return response
 
     def _route(self, path: str) -> str:
         # vLLM's own routes stand beside OpenAI's, not below them.
-        base = self._url.removesuffix("/v1") if path == "tokenize" else self._url
+        base = self._base.removesuffix("/v1") if path == "tokenize" else self._base
         return f"{base}/{path}"
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: Response) -> bytes:
         """The whole body, bounded in size and in silence."""
         body = bytearray()
         try:
@@ -222,29 +197,34 @@ class HttpUpstream:
         finally:
             body.clear()  # where this fails, the error may live on for long, and this frame with it
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, response: Response) -> AsyncGenerator[bytes, None]:
         # A stream's headers come at once, its first event when the request leaves the server's queue.
         timeout_s = self._first_byte_timeout_s
         while chunk := await self._next_chunk(response, timeout_s):
             yield chunk
             timeout_s = self._idle_timeout_s
 
-    async def _next_chunk(self, response: aiohttp.ClientResponse, timeout_s: float) -> bytes:
+    async def _next_chunk(self, response: Response, timeout_s: float) -> bytes:
         """Whatever has come, or nothing at the end."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await response.content.read(READ_BYTES)
+                return await response.chunk()
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
-        except (aiohttp.ClientError, OSError):
+        except TransportError:
             raise UpstreamError(f"upstream {self.name} broke off in the middle of a reply") from None
 
 
-def _refusal(name: str, response: aiohttp.ClientResponse) -> UpstreamError:
+def _content_type(response: Response) -> str:
+    """Without its parameters; empty where none is told."""
+    return response.fields.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _refusal(name: str, response: Response) -> UpstreamError:
     status = response.status
     if status in (429, 503):
         return UpstreamBusy(
-            f"upstream {name} is busy", status=status, retry_after_s=_retry_after(response.headers.get("Retry-After"))
+            f"upstream {name} is busy", status=status, retry_after_s=_retry_after(response.fields.get("retry-after"))
         )
     return UpstreamRejected(
         f"upstream {name} answered {status}", status=status, hint="the upstream's own log has its reason"
