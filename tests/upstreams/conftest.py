@@ -1,8 +1,10 @@
 """A tiny random Qwen2 with a digit-level tokenizer, made on the spot: small, quick, and a real checkpoint."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+import uvloop
 
 CONTEXT = 160
 
@@ -71,3 +73,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     return make_checkpoint(tmp_path_factory.mktemp("other"), seed=2)
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """Sockets on both kinds of loop: a server runs on uvloop, whoever imports us on whatever there is."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    return loops | ({"uvloop": uvloop.new_event_loop} if item.path.name in ("test_http.py", "test_wire.py") else {})
