@@ -153,11 +153,12 @@ async def test_an_unreachable_upstream_is_pending_and_recovers(checkpoint, unuse
     await until(lambda: verdicts)
     assert "cannot be reached" in verdicts[0].reason
     async with watched(checkpoint) as (_, _, scripted):
-        upstream._url = scripted.url
+        target.upstream = reached = HttpUpstream("gpu", scripted.url)
         await until(lambda: target.state == "unverified")
     running.cancel()
     await asyncio.wait({running})
     await upstream.close()
+    await reached.close()
 
 
 async def test_a_recheck_finds_what_has_changed_while_the_old_verdict_serves(checkpoint):

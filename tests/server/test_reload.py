@@ -109,7 +109,7 @@ async def test_an_upstream_that_is_left_out_is_closed_once_its_queries_have_ende
         here.reload()
         status, reply = await slow
         assert (status, reply["its"]["target"]) == (200, "one")
-        await here.one.until(lambda: gone._session.closed)
+        await here.one.until(lambda: gone._transport._is_closed)
         await here.server.ready()
         assert (await here.server.chat())[1]["its"]["target"] == "two"
 
