@@ -5,7 +5,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from its_proxy.upstreams.transport import DNS_TTL_S, KEEPALIVE_S, Response, TransportError, Unreachable, Untrusted
+from its_proxy.upstreams.transport import (
+    DNS_TTL_S,
+    KEEPALIVE_S,
+    READ_AHEAD_BYTES,
+    Response,
+    TransportError,
+    Unreachable,
+    Untrusted,
+)
 
 
 class AiohttpTransport:
@@ -46,6 +54,7 @@ class AiohttpTransport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 trust_env=False,
+                read_bufsize=READ_AHEAD_BYTES,
                 auto_decompress=False,
             )
         return self._session
@@ -59,7 +68,7 @@ class _AiohttpResponse:
 
     async def chunk(self) -> bytes:
         try:
-            return await self._response.content.readany()
+            return await self._response.content.read(READ_AHEAD_BYTES)
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError(type(error).__name__) from None
 

@@ -11,6 +11,8 @@ from typing import Protocol
 # on a starved machine both clocks run late.
 KEEPALIVE_S = 2.0
 DNS_TTL_S = 30
+# What is held of a reply that nobody reads: a server that talks faster than it is listened to is made to wait.
+READ_AHEAD_BYTES = 2**15
 
 
 class TransportError(Exception):

@@ -15,11 +15,9 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from its_proxy.upstreams.transport import DNS_TTL_S, KEEPALIVE_S, TransportError, Unreachable
+from its_proxy.upstreams.transport import DNS_TTL_S, KEEPALIVE_S, READ_AHEAD_BYTES, TransportError, Unreachable
 
 MAX_HEAD_BYTES = 64 * 1024
-READ_AHEAD_BYTES = 64 * 1024
-"""What a connection holds of a reply that nobody reads; the server is made to wait beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
