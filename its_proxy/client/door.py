@@ -22,7 +22,8 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.exchange import Exchange, Front
-from its_proxy.protocol.chat import read_body, read_model
+from its_proxy.protocol.body import read_body
+from its_proxy.protocol.chat import read_model
 from its_proxy.protocol.envelope import defect_reply, error_reply
 from its_proxy.protocol.request_id import new_request_id
 from its_proxy.protocol.sse import DONE, event

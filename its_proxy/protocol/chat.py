@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import RequestError
 from its_proxy.protocol.its import ItsRequest, read_its
 
-STRICT_PARSE_BYTES = 64 * 1024
-"""Up to this size a body is read by the slow parser that sees duplicate keys; larger ones hold prompts, not tricks."""
-
-MAX_DEPTH = 64
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
 _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
+MAX_FIELDS = 256
+# Of each list or object, so many entries; no honest request comes near, and each costs time here or in the engine.
+_MOST: Mapping[str, int] = {"messages": 2048, "tools": 1024, "functions": 1024, "logit_bias": 1024, "stop": 64}
+MAX_PARTS = 2048
+"""Of one message."""
+MAX_STOP_CHARS = 1024
 _DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 
 
@@ -32,29 +31,11 @@ class ChatRequest:
     wants_usage: bool
 
 
-def read_body(data: bytes) -> dict[str, Any]:
-    """JSON bytes -> object; RequestError for whatever two parsers could read differently."""
-    try:
-        body = strict_json(data) if len(data) <= STRICT_PARSE_BYTES else orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error.msg}", code="invalid_json") from None
-    except ValueError as error:
-        raise RequestError(f"the body cannot be read: {str(error)[:200]}", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object", code="invalid_json")
-    if _is_deeper_than(body, MAX_DEPTH):
-        raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
-    try:
-        orjson.dumps(body)
-    except TypeError:  # lone surrogates, integers beyond 64 bits: no server behind us could read them either
-        raise RequestError("the body holds text or numbers that JSON cannot carry", code="invalid_json") from None
-    return body
-
-
 def read_chat(body: dict[str, Any]) -> ChatRequest:
     """Checks what we act on; raises RequestError naming the field."""
     model = read_model(body)
     refuse_denied(body)
+    refuse_excess(body)
     _optional(body, "chat_template_kwargs", dict, None)
     stream = _optional(body, "stream", bool, False)
     options = _optional(body, "stream_options", dict, {})
@@ -83,6 +64,20 @@ def refuse_denied(body: Mapping[str, Any]) -> None:
             raise RequestError(f"{key[:100]} is not for clients to set", param=key[:100], code="field_not_allowed")
 
 
+def refuse_excess(body: Mapping[str, Any]) -> None:
+    """Lists that only cost: checked before anything looks at what is in them. Raises RequestError naming the field."""
+    if len(body) > MAX_FIELDS:
+        raise RequestError(f"the body has more than {MAX_FIELDS} fields")
+    for name, most in _MOST.items():
+        value = body.get(name)
+        if isinstance(value, list | dict) and len(value) > most:
+            raise RequestError(f"{name} has {len(value)} entries, and at most {most} are allowed", param=name)
+    stop = body.get("stop")
+    for text in stop if isinstance(stop, list) else [stop]:
+        if isinstance(text, str) and len(text) > MAX_STOP_CHARS:
+            raise RequestError(f"stop has a text of more than {MAX_STOP_CHARS} characters", param="stop")
+
+
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:
     """The client's own cap on generated tokens, by either of its names."""
     caps = [_positive(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
@@ -108,6 +103,8 @@ def _read_messages(messages: Any) -> list[dict[str, Any]]:
         content = message.get("content")
         if not isinstance(content, str | list | None):
             raise RequestError(f"{param}.content must be a string or a list of parts", param=f"{param}.content")
+        if isinstance(content, list) and len(content) > MAX_PARTS:
+            raise RequestError(f"{param}.content has more than {MAX_PARTS} parts", param=f"{param}.content")
         if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
             raise RequestError(f"{param}.content must hold objects", param=f"{param}.content")
     return messages
@@ -129,18 +126,3 @@ def _positive(body: Mapping[str, Any], name: str, default: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"{name} must be a positive integer", param=name)
     return value
-
-
-def _is_deeper_than(value: Any, limit: int) -> bool:
-    """Walks level by level: depth costs no stack, and the walk ends at the limit."""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return False
-    return True

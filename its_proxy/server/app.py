@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
-from its_proxy.protocol.chat import read_body, read_model, refuse_denied
+from its_proxy.protocol.body import read_body
+from its_proxy.protocol.chat import read_model, refuse_denied, refuse_excess
 from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
 from its_proxy.protocol.request_id import new_request_id
 from its_proxy.protocol.sse import DONE, event
@@ -105,6 +106,7 @@ async def forward(request: web.Request) -> web.Response:
     caller = caller_of(request)
     body = read_body(await read_bytes(request))
     refuse_denied(body)
+    refuse_excess(body)
     if "its" in body:
         raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
     served, overrides = await context_of(request).catalog.resolve(read_model(body), traits_of(body, caller, None))

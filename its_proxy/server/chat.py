@@ -11,7 +11,8 @@ from its_proxy.codesign.errors import QuorumLost, UpstreamError
 from its_proxy.codesign.query import user_turns
 from its_proxy.exchange import Exchange
 from its_proxy.plan import Member
-from its_proxy.protocol.chat import ChatRequest, read_body, read_chat
+from its_proxy.protocol.body import read_body
+from its_proxy.protocol.chat import ChatRequest, read_chat
 from its_proxy.sampling import Outcome
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller

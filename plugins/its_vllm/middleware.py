@@ -12,7 +12,7 @@ from typing import Any
 
 from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.exchange import Exchange, Front
-from its_proxy.protocol.chat import read_body as read_json
+from its_proxy.protocol.body import read_body as read_json
 from its_proxy.protocol.chat import read_chat
 from its_proxy.protocol.envelope import error_reply
 from its_proxy.protocol.request_id import new_request_id

@@ -1,0 +1,145 @@
+"""Reading a body: good ones as they were written, at any size; ambiguous and costly ones not at all."""
+
+import json
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from its_proxy.codesign.canonical import strict_json
+from its_proxy.codesign.errors import RequestError
+from its_proxy.protocol.body import MAX_CONTAINERS, MAX_DEPTH, MAX_LONG_NUMBERS, MAX_TEXTS, MAX_VALUES, read_body
+
+MIB = 2**20
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text('\\"{}[]:,\n\u00e9', max_size=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+)  # fmt: skip
+OBJECT = st.dictionaries(TEXT, JSON, max_size=4)
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(RequestError) as refused:
+        read_body(data)
+    assert refused.value.code == "invalid_json"
+    return refused.value.message
+
+
+@given(OBJECT, st.sampled_from([None, 1]), st.booleans())
+def test_a_good_body_is_read_as_it_was_written(body, indent, ensure_ascii):
+    assert read_body(orjson.dumps(body)) == body
+    assert read_body(json.dumps(body, indent=indent, ensure_ascii=ensure_ascii).encode()) == body
+
+
+@given(OBJECT.filter(bool), st.data())
+def test_a_key_named_twice_is_found_wherever_it_stands(body, data):
+    """Written anew with one key of one object doubled, it is JSON still, and read by nobody."""
+    doubled = data.draw(st.sampled_from(sorted(range(len(objects_of(body))))))
+    text = written(body, objects_of(body)[doubled])
+    assert json.loads(text) == body
+    assert "names a key twice" in refusal(text.encode())
+
+
+def objects_of(value) -> list[dict]:
+    if isinstance(value, dict):
+        return ([value] if value else []) + [found for part in value.values() for found in objects_of(part)]
+    return [found for part in value for found in objects_of(part)] if isinstance(value, list) else []
+
+
+def written(value, doubled) -> str:
+    if isinstance(value, dict):
+        pairs = [f"{json.dumps(key)}: {written(part, doubled)}" for key, part in value.items()]
+        return "{" + ", ".join(pairs + (pairs[:1] if value is doubled else [])) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(written(part, doubled) for part in value) + "]"
+    return json.dumps(value)
+
+
+@given(st.binary(max_size=40) | st.text('{}[]":,\\0123456789.eE-+ntu', max_size=40).map(str.encode))
+def test_whatever_is_read_means_the_same_to_the_strictest_reader(data):
+    for document in (data, b'{"a":' + data + b"}", b'{"a":"' + data + b'"}'):
+        try:
+            body = read_body(document)
+        except RequestError:
+            continue
+        assert strict_json(document) == body
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 2 * MIB - 100])
+def test_a_key_named_twice_is_refused_at_any_size(size):
+    text = b"x" * (size - 40)
+    assert "names a key twice" in refusal(b'{"model":"a","text":"' + text + b'","model":"b"}')
+    assert "names a key twice" in refusal(b'{"text":"' + text + b'","a":[{"b":1,"\\u0062":2}]}')
+
+
+def test_quotes_and_backslashes_in_texts_hide_nothing():
+    tricky = {'"a":': '\\":{"', "\\": '\\\\"', '\\"': [{'{"': ':"'}]}
+    assert read_body(orjson.dumps(tricky)) == tricky
+    assert "names a key twice" in refusal(b'{"\\"": 1, "\\\\": 2, "\\"": 3}')
+
+
+@pytest.mark.parametrize(("levels", "is_read"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False), (100_000, False)])
+@pytest.mark.parametrize(("opening", "inner", "closing"), [(b"[", b"", b"]"), (b'{"a":', b"1", b"}")])
+def test_nesting_has_one_limit(levels, is_read, opening, inner, closing):
+    data = b'{"a":' + opening * (levels - 1) + inner + closing * (levels - 1) + b"}"
+    if is_read:
+        assert read_body(data)
+    else:
+        assert "deeper than 64 levels" in refusal(data) or "more than 25,000 lists" in refusal(data)
+
+
+LONG = ["0.12345678901234567890123", "1e-12345678901234567890", "-2.5e0000000000000000000001",
+        "1E+0000000000000000000002", "18446744073709551615", "-9223372036854775808"]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", LONG)
+def test_long_numbers_that_everybody_can_hold_are_read(number):
+    assert read_body(f'{{"a":{number}}}'.encode()) == {"a": json.loads(number)}
+
+
+@pytest.mark.parametrize(
+    "number", [b"18446744073709551616", b"-9223372036854775809", b"9" * 5_000, b"[1,9999999999999999999999]"]
+)
+def test_longer_integers_are_refused(number):
+    assert refusal(b'{"a":' + number + b"}") == "the body holds an integer beyond 64 bits"
+
+
+def many(unit: bytes, n: int = 0) -> bytes:
+    n = n or (2 * MIB - 100) // (len(unit) + 1)
+    return b'{"model":"m","x":[' + b",".join([unit] * n) + b"]}"
+
+
+COSTLY = {
+    "values": many(b"1", MAX_VALUES + 2),
+    "texts": many(b'""', MAX_TEXTS + 1),
+    "lists": many(b"[]", MAX_CONTAINERS + 1),
+    "objects": many(b"{}", MAX_CONTAINERS + 1),
+    "long numbers": many(b"1" * 19, MAX_LONG_NUMBERS + 1),
+    "messages without end": many(b'{"role":"user","content":"a"}'),
+    "brackets without end": b'{"a":' + b"[" * MIB,
+    "closing brackets without end": b'{"a":1' + b"}" * MIB,
+    "quotes without end": b'"' * 2 * MIB,
+}
+FULL = {
+    "one text": b'{"model":"' + b"a" * (2 * MIB - 100) + b'"}',
+    "escapes": b'{"model":"' + b"\\n" * (MIB - 50) + b'"}',
+    "backslashes": b'{"model":"' + b"\\\\" * (MIB - 50) + b'"}',
+    "quotes": b'{"model":"' + b'\\"' * (MIB - 50) + b'"}',
+    "values": many(b"12345", MAX_VALUES - 2),
+    "objects": many(b"{}", MAX_CONTAINERS - 3),
+    "keys": b'{"x":{' + b",".join(b'"%06d":1' % number for number in range(MAX_TEXTS - 1)) + b"}}",
+    "long numbers": many(b"1" * 19, MAX_LONG_NUMBERS),
+}
+
+
+@pytest.mark.parametrize("data", COSTLY.values(), ids=COSTLY.keys())
+def test_a_body_that_only_costs_is_refused_before_it_is_built(data):
+    assert refusal(data)
+
+
+@pytest.mark.parametrize("data", FULL.values(), ids=FULL.keys())
+def test_the_fullest_bodies_are_read(data):
+    assert read_body(data)
