@@ -88,7 +88,7 @@ class _Relay:
     def take(self, lines: list[bytes]) -> bytes:
         """Those that a client may have: up to [DONE], to an error, or to what is no event."""
         for number, line in enumerate(lines):
-            data = _data_of(line)
+            data = data_of(line)
             try:
                 self.is_done = data == b"[DONE]"
                 self.is_finished |= not self.is_done and data != b"" and _is_finish(_event_of(data))
@@ -107,7 +107,7 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, 
     async with aclosing(_lines(chunks, MAX_STREAM_BYTES)) as blocks:
         async for lines in blocks:
             for line in lines:
-                data = _data_of(line)
+                data = data_of(line)
                 if data == b"[DONE]":
                     return
                 if data:
@@ -133,7 +133,7 @@ async def _lines(chunks: AsyncIterator[bytes], max_bytes: float = inf) -> AsyncG
         yield [bytes(rest)]
 
 
-def _data_of(line: bytes) -> bytes:
+def data_of(line: bytes) -> bytes:
     """What a `data:` line holds; nothing for any other. OpenAI's servers write every event in one line."""
     name, _, value = line.partition(b":")
     return value.strip() if name == b"data" else b""

@@ -14,10 +14,10 @@ from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import read_model, refuse_denied, refuse_excess
 from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
 from its_proxy.protocol.request_id import new_request_id
-from its_proxy.protocol.sse import DONE, event
-from its_proxy.server.chat import chat_completions, json_reply, read_bytes
+from its_proxy.server.chat import chat_completions, json_reply, read_bytes, responses
 from its_proxy.server.context import (
     CONTEXT,
+    DIALECT,
     MODEL,
     REQUEST_ID,
     STREAM,
@@ -57,6 +57,7 @@ def create_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     app.on_response_prepare.append(_stamp)
     app.router.add_post("/v1/chat/completions", chat_completions)
+    app.router.add_post("/v1/responses", responses)
     app.router.add_get("/v1/models", list_models)
     app.router.add_get("/v1/models/{name:.+}", show_model)
     for path in FORWARDED:
@@ -193,7 +194,7 @@ async def _end_with_error(request: web.Request, stream: web.StreamResponse, repl
     """The status has left already: the error is the stream's last event but [DONE]."""
     log.warning("a stream ended with an error", id=request[REQUEST_ID], code=reply.status)
     try:
-        await stream.write(b"\n" + event(reply.body) + DONE)
+        await stream.write(request[DIALECT].broken(reply.body))
         await stream.write_eof()
     except ConnectionResetError:
         raise asyncio.CancelledError from None

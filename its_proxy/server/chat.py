@@ -1,6 +1,7 @@
-"""`POST /v1/chat/completions`: plain, streamed, voted, and voted stream."""
+"""`POST /v1/chat/completions` and `/v1/responses`: plain, streamed, voted, and voted stream."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,22 @@ from its_proxy.exchange import Exchange
 from its_proxy.plan import Member
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, read_chat
+from its_proxy.protocol.responses.request import chat_body
 from its_proxy.sampling import Outcome
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller
-from its_proxy.server.context import MODEL, REQUEST_ID, STREAM, caller_of, context_of, front_of, tenant_of, traits_of
+from its_proxy.server.context import (
+    DIALECT,
+    MODEL,
+    REQUEST_ID,
+    STREAM,
+    caller_of,
+    context_of,
+    front_of,
+    tenant_of,
+    traits_of,
+)
+from its_proxy.server.dialect import ChatDialect, ResponsesDialect
 from its_proxy.targets import Route
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -24,7 +37,19 @@ _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cac
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     caller = caller_of(request)
-    chat = read_chat(read_body(await read_bytes(request)))
+    request[DIALECT] = ChatDialect()
+    return await _converse(request, caller, read_chat(read_body(await read_bytes(request))))
+
+
+async def responses(request: web.Request) -> web.StreamResponse:
+    """A Response is made of the chat completion that answers the same; nothing is stored."""
+    caller = caller_of(request)
+    body = read_body(await read_bytes(request))
+    request[DIALECT] = ResponsesDialect(body, request[REQUEST_ID])
+    return await _converse(request, caller, read_chat(chat_body(body)))
+
+
+async def _converse(request: web.Request, caller: Caller, chat: ChatRequest) -> web.StreamResponse:
     served, chat = await _resolve(request, chat, caller)
     members = served.members(caller.salt(tenant_of(request, caller, chat.body)))
     try:
@@ -69,7 +94,7 @@ async def _answer(
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)
     reply = await exchange.reply()
-    return json_reply(reply.body, reply.headers)
+    return json_reply(request[DIALECT].whole(reply.body), reply.headers)
 
 
 async def _stream(request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -77,8 +102,9 @@ async def _stream(request: web.Request, exchange: Exchange) -> web.StreamRespons
         response = web.StreamResponse(headers={**_STREAM_HEADERS, **streamed.headers})
         await response.prepare(request)
         request[STREAM] = response
-        async for chunk in streamed.chunks:
-            await response.write(chunk)
+        async with aclosing(request[DIALECT].events(streamed.chunks)) as events:
+            async for told in events:
+                await response.write(told)
     await response.write_eof()
     return response
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from its_proxy.exchange import Front
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
+from its_proxy.server.dialect import Dialect
 from its_proxy.server.metrics import Metrics
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import APPLIED_HEADER
@@ -32,6 +33,7 @@ CONTEXT = web.AppKey("context", Context)
 REQUEST_ID = web.RequestKey("request_id", str)
 MODEL = web.RequestKey("model", str)
 """The configured name that a request resolved to: what logs and metrics may say about it."""
+DIALECT = web.RequestKey("dialect", Dialect)
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The reply, once its status has left: from then on an error can only be told as an event."""
 

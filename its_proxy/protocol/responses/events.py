@@ -1,21 +1,34 @@
 """A chat-completions stream told as the event sequence of a Response, while it comes.
 
-    telling = Telling(request_body, request_id)
-    for chunk in chunks: yield telling.tell(chunk)
-    yield telling.end()
+    async for told in retold(streamed.chunks, Telling(request_body, request_id)): ...
 
 Items follow one another: thoughts, words, calls. An item ends where the next one begins.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from its_proxy.protocol.responses import reply
 from its_proxy.protocol.responses.request import Json
+from its_proxy.protocol.sse import data_of
 
 _FINAL = {"completed": "response.completed", "incomplete": "response.incomplete"}
+
+
+async def retold(chunks: AsyncIterator[bytes], telling: "Telling") -> AsyncGenerator[bytes, None]:
+    """An exchange's stream, whose chunks hold whole lines, as a Response's; comments keep the connection alive."""
+    async for chunk in chunks:
+        told = []
+        for line in chunk.splitlines():
+            if line.startswith(b":"):
+                told.append(line + b"\n\n")
+            elif (data := data_of(line)) and data != b"[DONE]":
+                told.append(telling.tell(orjson.loads(data)))
+        if told:
+            yield b"".join(told)
+    yield telling.end()
 
 
 class Telling:
