@@ -86,9 +86,11 @@ fleet-vllm: environment ## roll-over, lost servers, ensemble and 64 clients befo
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_fleet $(ARGS)
 
-schema: environment ## write docs/its.schema.json, the JSON Schema of the `its` object, anew
+schema: environment ## write docs/its.schema.json (the `its` object) and docs/openapi.json (the routes) anew
 	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \
 		> docs/its.schema.json
+	@.venv/bin/python -c "import json; from its_proxy.server.openapi import description; print(json.dumps(description(), indent=2))" \
+		> docs/openapi.json
 
 clean: ## remove the link and what builds and tests leave; the cached environment stays
 	@rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

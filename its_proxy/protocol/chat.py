@@ -11,11 +11,11 @@ SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
 _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
 MAX_FIELDS = 256
 # Of each list or object, so many entries; no honest request comes near, and each costs time here or in the engine.
-_MOST: Mapping[str, int] = {"messages": 2048, "tools": 1024, "functions": 1024, "logit_bias": 1024, "stop": 64}
+MOST_ENTRIES: Mapping[str, int] = {"messages": 2048, "tools": 1024, "functions": 1024, "logit_bias": 1024, "stop": 64}
 MAX_PARTS = 2048
 """Of one message."""
 MAX_STOP_CHARS = 1024
-_DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
+DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def read_model(body: Mapping[str, Any]) -> str:
 def refuse_denied(body: Mapping[str, Any]) -> None:
     """Fields that reach past the model into the engine: another tenant's cache, another request's slot."""
     for key in body:
-        if key in _DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
+        if key in DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
             raise RequestError(f"{key[:100]} is not for clients to set", param=key[:100], code="field_not_allowed")
 
 
@@ -68,7 +68,7 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
     """Lists that only cost: checked before anything looks at what is in them. Raises RequestError naming the field."""
     if len(body) > MAX_FIELDS:
         raise RequestError(f"the body has more than {MAX_FIELDS} fields")
-    for name, most in _MOST.items():
+    for name, most in MOST_ENTRIES.items():
         value = body.get(name)
         if isinstance(value, list | dict) and len(value) > most:
             raise RequestError(f"{name} has {len(value)} entries, and at most {most} are allowed", param=name)
