@@ -106,7 +106,7 @@ async def start_proxy(
         process = subprocess.Popen(
             [sys.executable, "-I", "-c", LAUNCH, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            env=os.environ | dict(environ or {}),
+            env=os.environ | {"ITS_PROXY_LAME_DUCK_S": "0"} | dict(environ or {}),
         )  # fmt: skip
     try:
         async with asyncio.timeout(_WAIT_S):

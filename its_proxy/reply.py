@@ -212,13 +212,18 @@ def _reservations(plan: Plan) -> list[str]:
     return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted
 
 
-def _degraded(outcome: Outcome) -> str | None:
+def degradations(outcome: Outcome) -> list[str]:
+    """What keeps a reply from being what was asked for; the first word of each is of a closed set."""
     reasons = _reservations(outcome.plan)
     if lost := len(outcome.in_state("lost")):
         reasons.append(f"lost {lost}")
     if outcome.stopped == "deadline":
         reasons.append("deadline")
-    return ", ".join(reasons) or None
+    return reasons
+
+
+def _degraded(outcome: Outcome) -> str | None:
+    return ", ".join(degradations(outcome)) or None
 
 
 def _pair_id(planned: PlannedMember) -> str | None:

@@ -73,6 +73,7 @@ class Target:
         self.policy = policy
         self.n_in_flight = 0
         self.n_ejections = 0
+        self.n_aborted = 0
         self.retry_in_s = FIRST_RETRY_S
         self._n_suspicions = 0
         self._examination: asyncio.Timeout | None = None
@@ -236,6 +237,9 @@ class Target:
         except UpstreamError as error:
             if is_route_known or not is_unknown_name(error):
                 self._failed(error)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self.n_aborted += 1
             raise
         else:
             self._failures, self._ejected_until = 0, 0.0

@@ -68,7 +68,7 @@ async def start(*arguments: object, n_files: int | None = None, **variables: str
         *limited,
         sys.executable,
         *("-m", "its_proxy", *map(str, arguments)),
-        env=environment | {"PYTHONPATH": str(ROOT)} | variables,
+        env=environment | {"PYTHONPATH": str(ROOT), "ITS_PROXY_LAME_DUCK_S": "0"} | variables,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -109,6 +109,11 @@ class Server:
         """The clients' connections, as the server holds them."""
         return self.site.connections
 
+    def total(self, name: str) -> float:
+        """One of the server's counters, over all its labels; without `its_proxy_`."""
+        families = self.context.metrics.registry.collect()
+        return sum(s.value for family in families for s in family.samples if s.name == f"its_proxy_{name}")
+
     async def chat(self, query: Any = "What is 2 + 5?", model: str = "model", **fields: Any) -> tuple[int, Any]:
         """Status and JSON of one plain chat completion; `query` may be a whole message list."""
         reply = await self.ask(query, model, **fields)

@@ -19,6 +19,7 @@ from its_proxy.server.context import (
     CONTEXT,
     DIALECT,
     MODEL,
+    PHASE,
     REQUEST_ID,
     STREAM,
     Context,
@@ -39,16 +40,18 @@ _HTTP_ERRORS = {
     413: ("body_too_large", "the body is too large"),
     415: ("unsupported_encoding", "compressed bodies are not accepted"),
 }
+CANCELLED_S = 0.1
 _BAD = "invalid_request_error"
 FORWARDED = ("completions", "embeddings")
 
 
 def create_runner(context: Context) -> web.AppRunner:
-    """The application for a `Site`: a client that leaves cancels its handler, a shutdown waits for the others."""
+    """The application for a `Site`: a client that leaves cancels its handler."""
     return web.AppRunner(
         create_app(context),
         handler_cancellation=True,
-        shutdown_timeout=max(context.settings.drain_s, 0.1),
+        # For handlers that are cancelled in the end: those that may still finish have been waited for before.
+        shutdown_timeout=CANCELLED_S,
     )
 
 
@@ -137,6 +140,9 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
     # aiohttp refuses some requests on its own, before any middleware gave them an id.
     response.headers["x-request-id"] = request.get(REQUEST_ID) or new_request_id(None)
     response.headers["Server"] = "its-proxy"
+    if context_of(request).is_draining:
+        response.force_close()
+        response.headers["Connection"] = "close"
 
 
 @web.middleware
@@ -144,7 +150,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every request: an id, a reply in OpenAI's shape whatever happens, a log line, a count."""
     context = context_of(request)
     request[REQUEST_ID] = new_request_id(request.headers.get("x-request-id"))
-    request[MODEL] = "other"
+    request[MODEL], request[PHASE] = "other", "receiving"
     started_at = time.perf_counter()
     status = 499
     context.metrics.in_flight.inc()
@@ -153,7 +159,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
         return response
     except asyncio.CancelledError:
-        context.metrics.disconnects.inc()
+        context.metrics.disconnects.labels(request[PHASE]).inc()
         raise
     finally:
         seconds = time.perf_counter() - started_at

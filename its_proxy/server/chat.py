@@ -21,6 +21,7 @@ from its_proxy.server.auth import Caller
 from its_proxy.server.context import (
     DIALECT,
     MODEL,
+    PHASE,
     REQUEST_ID,
     STREAM,
     caller_of,
@@ -101,7 +102,7 @@ async def _stream(request: web.Request, exchange: Exchange) -> web.StreamRespons
     async with exchange.stream() as streamed:
         response = web.StreamResponse(headers={**_STREAM_HEADERS, **streamed.headers})
         await response.prepare(request)
-        request[STREAM] = response
+        request[STREAM], request[PHASE] = response, "streaming"
         async with aclosing(request[DIALECT].events(streamed.chunks)) as events:
             async for told in events:
                 await response.write(told)
@@ -113,7 +114,9 @@ async def read_bytes(request: web.Request) -> bytes:
     """The whole body; the application's size limit holds while reading."""
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType
-    return await request.read()
+    body = await request.read()
+    request[PHASE] = "answering"
+    return body
 
 
 def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> web.Response:

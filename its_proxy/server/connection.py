@@ -110,6 +110,25 @@ class Connection(RequestHandler):
         if self._wire is not None:
             self._wire.abort()
 
+    @property
+    def is_new(self) -> bool:
+        """Nothing has come on it yet."""
+        return self._request_count == 0 and self._n_head_bytes == 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being received or answered."""
+        is_receiving = self._n_head_bytes > 0 if self._head_since is not None else self._body is not None
+        # Only then does aiohttp wait for a request: one that has come may have left its queue and not begun yet.
+        return self._waiter is not None and not self._waiter.done() and not is_receiving
+
+    def retire(self) -> None:
+        """Ends it at once where it is idle, else after the reply that it is at."""
+        if self.is_idle:
+            self.force_close()
+        elif self._head_since is None and self._body is None:
+            self.close()  # nothing is missing of what it is at; other replies say by themselves that they are the last
+
     def eof_received(self) -> None:
         # Who will send nothing more has left, though it might still read. A plain close would first wait for the
         # rest to be read, and so keep the request's work going.

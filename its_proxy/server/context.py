@@ -34,6 +34,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 MODEL = web.RequestKey("model", str)
 """The configured name that a request resolved to: what logs and metrics may say about it."""
 DIALECT = web.RequestKey("dialect", Dialect)
+PHASE = web.RequestKey("phase", str)
+"""How far a request has come when its client leaves: receiving, queued, answering or streaming."""
 STREAM = web.RequestKey("stream", web.StreamResponse)
 """The reply, once its status has left: from then on an error can only be told as an event."""
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import structlog
@@ -54,6 +55,23 @@ class Site(web.BaseSite):
         if self.listener is not None:
             await self.listener.settle()
         await super().stop()
+
+    async def drained(self) -> None:
+        """After `stop`: ends each connection once it has been answered; returns when none is open any more."""
+        if self.listener is None:
+            return
+        # What has come already is read first: closing over it would lose it.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        for connection in self.connections:
+            if not connection.is_new:
+                connection.retire()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                await self.listener.emptied()
+        for connection in self.connections:
+            connection.retire()
+        await self.listener.emptied()
 
     def _connection(self, on_end: Callable[[Connection], None], is_spare: bool) -> Connection:
         server = self.runner.server
@@ -106,6 +124,7 @@ class Listener:
         # Each with the task that opens it, which may be a TLS handshake long.
         self._open: dict[Connection, asyncio.Task[None]] = {}
         self._spare: dict[Connection, None] = {}
+        self._has_ended = asyncio.Event()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         for listening in sockets:
             self._loop.add_reader(listening, self._accept, listening)
@@ -117,11 +136,18 @@ class Listener:
     async def settle(self) -> None:
         """Takes in whoever has come already, so that closing refuses nobody, and ends what is still shaking hands."""
         for listening in self.sockets:
-            self._accept(listening)
+            while self._accept(listening):
+                pass
         if opening := [task for task in self._open.values() if not task.done()]:
             await asyncio.wait(opening, timeout=SETTLE_S)
         for task in opening:
             task.cancel()
+
+    async def emptied(self) -> None:
+        """Returns when no connection is open."""
+        while self._open:
+            self._has_ended.clear()
+            await self._has_ended.wait()
 
     def close(self) -> None:
         for pause in self._pauses.values():
@@ -131,16 +157,18 @@ class Listener:
             listening.close()
         self.sockets = []
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket) -> bool:
+        """Whether there may be more."""
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:
                 self._pause(listening, error)
-                return
+                return False
             self._admit(accepted)
+        return True
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """The waiting client would be reported again and again, and nothing could be done for it."""
@@ -185,4 +213,5 @@ class Listener:
         task = self._open.pop(connection, None)
         if task is not None:
             self._context.metrics.connections.dec()
+            self._has_ended.set()
             task.cancel()

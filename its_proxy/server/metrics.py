@@ -1,5 +1,7 @@
 """Prometheus metrics; every label comes from the configuration or from a closed set, never from a client."""
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
@@ -7,10 +9,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from its_proxy import __version__
+from its_proxy.reply import degradations
 from its_proxy.sampling import Outcome, generated_tokens
 from its_proxy.targets import Target
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_LAGS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
@@ -26,7 +30,13 @@ class Metrics(Collector):
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
-        self.disconnects = Counter("its_proxy_client_disconnects", "Clients that left early", registry=registry)
+        self.disconnects = Counter(
+            "its_proxy_client_disconnects", "Clients that left early, by how far they had come", ["phase"],
+            registry=registry,
+        )  # fmt: skip
+        self.rejected = Counter(
+            "its_proxy_rejected", "Requests turned away before any work for them began", ["reason"], registry=registry
+        )
         self.connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
         self.refused_connections = Counter(
             "its_proxy_refused_connections", "Connections closed at once, beyond the limit", registry=registry
@@ -50,6 +60,16 @@ class Metrics(Collector):
         self.tokens = Counter(
             "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
         )
+        self.degraded = Counter(
+            "its_proxy_strategy_degraded", "Replies that are marked as degraded", ["reason"], registry=registry
+        )
+        self.reloads = Counter(
+            "its_proxy_manifest_reload", "Settings and manifests read again", ["result"], registry=registry
+        )
+        self.lag = Histogram(
+            "its_proxy_loop_lag_seconds", "How late the event loop came to what was due", buckets=_LAGS,
+            registry=registry,
+        )  # fmt: skip
         self._targets: Callable[[], Iterable[Target]] = tuple
         registry.register(self)
         self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
@@ -60,6 +80,8 @@ class Metrics(Collector):
             self.candidates.labels(model, candidate.state).inc()
             told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
             self.tokens.labels(model).inc(generated_tokens(told) or 0)
+        for reason in degradations(outcome):
+            self.degraded.labels(reason.partition(" ")[0]).inc()
         if outcome.plan.is_vote:
             self.votes.labels(model, outcome.stopped).inc()
             self.agreement.labels(model).observe(outcome.vote.agreement)
@@ -80,13 +102,32 @@ class Metrics(Collector):
         ejections = CounterMetricFamily(
             "its_proxy_target_ejections", "Times that a failing target was left alone for a while", labels=labels
         )
+        aborted = CounterMetricFamily(
+            "its_proxy_upstream_aborted", "Calls ended before their reply: nobody waited for it any more", labels=labels
+        )
         for target in self._targets():
             place = [target.model, target.upstream.name]
             in_flight.add_metric(place, target.n_in_flight)
             ejections.add_metric(place, target.n_ejections)
+            aborted.add_metric(place, target.n_aborted)
             for known in ("pending", "verified", "unverified", "mismatch") if target.state != "none" else ():
                 state.add_metric([*place, known], known == target.state)
-        yield from (state, in_flight, ejections)
+        yield from (state, in_flight, ejections, aborted)
+        if (ratio := _descriptors_in_use()) is not None:
+            yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _descriptors_in_use() -> float | None:
+    """None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return 0.0 if soft == resource.RLIM_INFINITY else len(os.listdir("/dev/fd")) / soft
+    except OSError:
+        return None

@@ -19,6 +19,7 @@ from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.server.descriptors import connections_for, raise_limit
 from its_proxy.server.engine import VllmEngine
+from its_proxy.server.life import End, leave
 from its_proxy.server.listener import Site
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import QUICK_UPSTREAM, Settings
@@ -57,14 +58,20 @@ async def _serve(
 ) -> None:
     loop, this = asyncio.get_running_loop(), asyncio.current_task()
     assert this is not None
-    ending: asyncio.Future[ItsError | None] = loop.create_future()
+    ending: asyncio.Future[End] = loop.create_future()
 
-    def end(failure: ItsError | None = None) -> None:
+    def end(failure: ItsError | None = None, *, is_announced: bool = False) -> None:
         if not ending.done():
-            ending.set_result(failure)
+            ending.set_result(End(failure, is_announced))
+
+    def on_signal(number: int) -> None:
+        if ending.done():
+            this.cancel()
+        # A person at a terminal wants it gone: there is no balancer to tell.
+        end(is_announced=number == signal.SIGTERM)
 
     reloader = Reloader(context, read, end)
-    _on_signals(lambda: this.cancel() if ending.done() else end(), reloader.reload)
+    _on_signals(on_signal, reloader.reload)
     runner = create_runner(context)
     # vLLM ends last: until then it may be needed for the answers in flight.
     async with engine or nullcontext():
@@ -73,7 +80,7 @@ async def _serve(
         try:
             if engine is not None:
                 _hold(context, f"vLLM is {engine.stage}")
-            url = await _listen(runner, context)
+            site, url = await _listen(runner, context)
             await _start_engines(context)
             if engine is None:
                 reloader.start()
@@ -82,10 +89,10 @@ async def _serve(
                 engine.say(f"its-proxy listens at {url}, and is not ready before vLLM is")
                 ready = partial(on_ready, url, context)
                 watching = asyncio.create_task(_watch_engine(engine, context, reloader, ready, end))
-            failure = await ending
-            context.is_draining = True
-            if failure is not None:
-                raise failure
+            last = await ending
+            await leave(last, site, context)
+            if last.failure is not None:
+                raise last.failure
         finally:
             if watching is not None:
                 watching.cancel()
@@ -133,7 +140,8 @@ def _engine_targets(context: Context) -> list[Target]:
     return [target for target in context.catalog.targets() if target.upstream.name == QUICK_UPSTREAM]
 
 
-async def _listen(runner: web.AppRunner, context: Context) -> str:
+async def _listen(runner: web.AppRunner, context: Context) -> tuple[Site, str]:
+    """The site, and the URL that its clients use."""
     settings = context.settings
     n_upstream = sum(upstream.max_connections for upstream in settings.upstreams.values())
     n_connections = connections_for(raise_limit(), n_upstream, settings.max_connections)
@@ -147,7 +155,7 @@ async def _listen(runner: web.AppRunner, context: Context) -> str:
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint=hint) from None
     host, port = runner.addresses[0][:2]
     scheme = "http" if context.tls is None else "https"
-    return f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
+    return site, f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
 
 
 async def _start_engines(context: Context) -> None:
@@ -156,11 +164,11 @@ async def _start_engines(context: Context) -> None:
             await upstream.start()
 
 
-def _on_signals(end: Callable[[], object], reload: Callable[[], object]) -> None:
+def _on_signals(end: Callable[[int], object], reload: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
     with suppress(NotImplementedError, AttributeError):  # Windows: Ctrl-C arrives as KeyboardInterrupt
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, end)
+            loop.add_signal_handler(number, end, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
 
 

@@ -1,0 +1,150 @@
+"""How a server ends: told first, then without new clients, and once everybody has been answered."""
+
+import asyncio
+import signal
+import socket
+from contextlib import ExitStack
+
+import aiohttp
+import pytest
+
+from its_proxy.server.life import End, drain_s_of, leave
+from its_proxy.server.listener import ACCEPTED_AT_ONCE, SETTLE_S
+from tests.command import serve_command
+from tests.scripted import Say, scripted_upstream
+from tests.serving import model_settings, serving, serving_script
+from tests.wire import post
+
+ASKED = {"model": "model", "messages": [{"role": "user", "content": "What is 2 + 5?"}]}
+PATIENT = {"drain_s": 30.0}
+
+
+REQUEST = post(ASKED)
+
+
+class Plain(socket.socket):
+    """A client that sends without giving the server's loop a turn: what it says waits in the system."""
+
+    @classmethod
+    def connected(cls, server, stack: ExitStack) -> "Plain":
+        client = stack.enter_context(cls(socket.AF_INET, socket.SOCK_STREAM))
+        client.connect(("127.0.0.1", int(server.url.split(":")[2].removesuffix("/v1"))))
+        return client
+
+    async def reads_all(self) -> bytes:
+        """Until the server ends the connection."""
+        self.setblocking(False)
+        seen = b""
+        async with asyncio.timeout(10):
+            while piece := await asyncio.get_running_loop().sock_recv(self, 65536):
+                seen += piece
+        return seen
+
+    async def reads(self, wanted: bytes) -> bytes:
+        self.setblocking(False)
+        seen = b""
+        async with asyncio.timeout(10):
+            while wanted not in seen:
+                piece = await asyncio.get_running_loop().sock_recv(self, 65536)
+                assert piece, seen
+                seen += piece
+        self.setblocking(True)
+        return seen
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+class TestNothingIsLost:
+    async def test_who_has_connected_but_was_not_accepted_yet_is_answered(self, stack):
+        async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
+            clients = [Plain.connected(server, stack) for _ in range(3 * ACCEPTED_AT_ONCE)]
+            for client in clients:
+                client.sendall(REQUEST)
+            await leave(End(), server.site, server.context)
+            replies = [await client.reads_all() for client in clients]
+        assert all(reply.startswith(b"HTTP/1.1 200") and b"Connection: close" in reply for reply in replies)
+
+    async def test_a_request_on_a_kept_connection_that_has_just_come_is_answered(self, stack):
+        async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
+            client = Plain.connected(server, stack)
+            client.sendall(REQUEST)
+            assert b"Connection: close" not in await client.reads(b"hello")
+            client.sendall(REQUEST)
+            await leave(End(), server.site, server.context)
+            assert (await client.reads_all()).startswith(b"HTTP/1.1 200")
+
+    @pytest.mark.parametrize("n_sent", [5, len(REQUEST) - 5])
+    async def test_a_request_that_is_half_here_may_come_whole(self, stack, n_sent):
+        async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
+            client = Plain.connected(server, stack)
+            client.sendall(REQUEST[:n_sent])
+            await server.get("/livez")  # by then the server has read what came before
+            ending = asyncio.create_task(leave(End(), server.site, server.context))
+            await asyncio.sleep(2 * SETTLE_S)
+            client.sendall(REQUEST[n_sent:])
+            assert (await client.reads_all()).startswith(b"HTTP/1.1 200")
+            await ending
+
+    async def test_a_stream_goes_on_to_its_end_and_its_connection_ends_with_it(self, stack):
+        say = Say("one two three", chunk_delay_s=0.1)
+        async with serving_script(say, None, **PATIENT) as (server, upstream):
+            client = Plain.connected(server, stack)
+            client.sendall(post({**ASKED, "stream": True}))
+            begun = await client.reads(b"one")
+            assert b"Connection: close" not in begun, "it began before the end did"
+            await leave(End(), server.site, server.context)
+            assert b"data: [DONE]" in await client.reads_all()
+            assert (upstream.n_finished, upstream.n_cancelled) == (1, 0)
+
+    async def test_a_connection_that_says_nothing_does_not_hold_the_server(self, stack):
+        async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
+            silent, kept = Plain.connected(server, stack), Plain.connected(server, stack)
+            kept.sendall(REQUEST)
+            await kept.reads(b"hello")
+            await leave(End(), server.site, server.context)
+            assert [await silent.reads_all(), await kept.reads_all()] == [b"", b""]
+            assert server.connections == []
+
+
+class TestSettings:
+    async def test_by_default_it_waits_as_long_as_the_longest_request_may_take(self):
+        async with scripted_upstream(lambda body, number: Say()) as upstream:
+            settings = model_settings(upstream.url, None, vote={"deadline_s": 700})
+            async with serving({**settings, "drain_s": None, "vote": {"deadline_s": 20}}) as server:
+                assert drain_s_of(server.context) == 10 + 30 + 700
+            async with serving({**settings, "drain_s": 3}) as server:
+                assert drain_s_of(server.context) == 3
+
+
+class TestProcess:
+    async def test_after_sigterm_it_is_not_ready_and_answers_all_the_same_and_a_second_one_ends_it(self):
+        async with scripted_upstream(lambda body, number: Say("hello")) as upstream:
+            variables = {"ITS_PROXY_LAME_DUCK_S": "60"}
+            async with (
+                serve_command("--upstream", upstream.url, **variables) as server,
+                aiohttp.ClientSession() as http,
+            ):
+                root = server.url.removesuffix("/v1")
+                server.process.send_signal(signal.SIGTERM)
+                while (await status(http, f"{root}/readyz")) != 503:
+                    await asyncio.sleep(0.01)
+                async with http.post(f"{server.url}/chat/completions", json=ASKED) as reply:
+                    assert (reply.status, reply.headers["Connection"]) == (200, "close")
+                assert await status(http, f"{root}/livez") == 200
+                ended = await server.end(signal.SIGTERM)
+        assert ended.code == 1
+        assert "Error: ended at once by a further signal" in ended.err
+
+    async def test_ctrl_c_does_not_wait_for_balancers(self):
+        async with serve_command("--upstream", "http://127.0.0.1:9/v1", ITS_PROXY_LAME_DUCK_S="3600") as server:
+            ended = await server.end(signal.SIGINT)
+        assert ended.code == 0
+
+
+async def status(http: aiohttp.ClientSession, url: str) -> int:
+    async with http.get(url) as reply:
+        return reply.status
