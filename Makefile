@@ -3,8 +3,8 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm torture check fix demo grid results dry-run results-gate \
-	results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
+.PHONY: help environment serve test test-vllm test-eval test-litellm torture reliability check fix demo grid results dry-run \
+	results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -39,8 +39,11 @@ test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm insi
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	"$$said/bin/python" -m pytest tests/real_litellm $(ARGS)
 
-torture: environment ## 34 faults of an upstream, twenty times each in every way, some 7 minutes
-	@ITS_TORTURE=20 .venv/bin/python -m pytest -q -s tests/faults $(ARGS)
+torture: environment ## what its-proxy survives, the long forms, two hours; ARGS="soak faults": some of them
+	@.venv/bin/python -m benchmarks.reliability $(ARGS)
+
+reliability: environment ## write docs/reliability.md from docs/results/reliability/
+	@.venv/bin/python -m benchmarks.reliability.page
 
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -200,7 +200,7 @@ async def soak(n_requests: int, per_second: float, seconds: float, folder: Path,
     seen, samples = Seen(), list[Sample]()
     async with world(folder, settings, program=program) as (proxy, upstream):
         # Once around: what is opened or imported on first use is no leak.
-        await load(proxy.url, 100, 50, inf, Seen())
+        await load(proxy.url, 100, 100, inf, Seen())
         before = await at_rest(proxy, window, timeout_s=rest_s)
         watching = asyncio.ensure_future(watch(proxy, window, monotonic(), seen, log, samples))
         try:

@@ -44,6 +44,13 @@ class Calls:
     aborted_at: list[float] = field(default_factory=list)
 
 
+class Watched(Call):
+    """A call whose connection is read by whoever watches for its end."""
+
+    async def until_left(self) -> None:
+        await asyncio.Event().wait()
+
+
 class Upstream:
     """The server itself, inside its process."""
 
@@ -54,14 +61,15 @@ class Upstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side ends it."""
+        begun: bytes | None = b""
         with suppress(asyncio.IncompleteReadError, OSError):
-            while await self._answer(reader, writer):
-                pass
+            while begun is not None:
+                begun = await self._answer(reader, writer, begun)
         writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether the connection may carry another."""
-        request_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begun: bytes) -> bytes | None:
+        """One request, of which `begun` has been read; what has been read of the next one, None where none may come."""
+        request_line, *lines = (begun + await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
         target = request_line.split(" ")[1]
@@ -71,10 +79,10 @@ class Upstream:
             choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}
             await _send(writer, {"choices": [choice], "prompt_token_ids": tokens_of(body["messages"])})
         else:
-            return await self._complete(Call(reader, writer, body), headers.get("x-request-id", ""))
-        return True
+            return await self._complete(Watched(reader, writer, body), headers.get("x-request-id", ""))
+        return b""
 
-    async def _complete(self, call: Call, request_id: str) -> bool:
+    async def _complete(self, call: Call, request_id: str) -> bytes | None:
         """A candidate, watched for being hung up on all the while."""
         # its-proxy numbers the candidates of a vote behind a dash.
         own = self._by_request.setdefault(request_id.partition("-")[0], Calls())
@@ -85,13 +93,16 @@ class Upstream:
         gone = asyncio.ensure_future(_until_gone(call.reader))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            next_begun = gone.result() if gone.done() else b""
+            if next_begun:
+                await asyncio.wait({work})  # its answer has arrived whole, or nobody would go on
             is_done = work.done() and work.exception() is None
             if is_done:
                 self._count(own, n_running=-1, n_finished=1)
             else:
                 own.aborted_at.append(monotonic())
                 self._count(own, n_running=-1, n_aborted=1)
-            return is_done and call.keeps_open
+            return next_begun if is_done and call.keeps_open else None
         finally:
             for task in (work, gone):
                 task.cancel()
@@ -129,9 +140,12 @@ def _is_so(calls: Calls, wanted: Mapping[str, int]) -> bool:
     )
 
 
-async def _until_gone(reader: asyncio.StreamReader) -> None:
-    with suppress(OSError):
-        await reader.read(1)
+async def _until_gone(reader: asyncio.StreamReader) -> bytes:
+    """Nothing at the other side's end; or the first byte of its next request, which can come very soon."""
+    try:
+        return await reader.read(1)
+    except OSError:
+        return b""
 
 
 async def _carry_out(call: Call) -> None:

@@ -48,8 +48,8 @@ async def test_clients_who_leave_in_any_phase_and_manner_leave_nothing_behind(tm
 async def test_a_short_soak_leaves_descriptors_and_tasks_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "DEADLINE_S", 0.8)
     monkeypatch.setattr(soak, "TIMERS", {"first_byte_timeout_s": 0.4, "idle_timeout_s": 0.4})
-    run = await soak.soak(300, 100, 60, tmp_path, rest_s=3)
-    assert (run.seen.n, dict(run.seen.unexpected), run.n_upstream_running) == (300, {}, 0)
+    run = await soak.soak(200, 100, 60, tmp_path, rest_s=2)
+    assert (run.seen.n, dict(run.seen.unexpected), run.n_upstream_running) == (200, {}, 0)
     assert run.after.descriptors <= run.before.descriptors
     assert run.after.tasks <= run.before.tasks
 
