@@ -1,7 +1,7 @@
 """All the long measurements, one after the other, and the page about them.
 
-    python -m benchmarks.reliability               # all of them: see --help for how long each takes
-    python -m benchmarks.reliability soak faults   # some
+python -m benchmarks.reliability               # all of them: see --help for how long each takes
+python -m benchmarks.reliability soak faults   # some
 """
 
 import os

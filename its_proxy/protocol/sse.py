@@ -63,7 +63,9 @@ async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(_lines(chunks)) as blocks:
             async for lines in blocks:
-                if sound := relay.take(lines):
+                sound = relay.take(lines)
+                lines.clear()  # not held twice while the client takes its time
+                if sound:
                     yield sound
                 if relay.is_done or relay.error is not None:
                     break
@@ -106,12 +108,15 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, 
     """
     async with aclosing(_lines(chunks, MAX_STREAM_BYTES)) as blocks:
         async for lines in blocks:
-            for line in lines:
-                data = data_of(line)
+            lines.reverse()
+            while lines:
+                # Nothing of a line is held while its event is: it may be long, and its reader in no hurry.
+                data = data_of(lines.pop())
                 if data == b"[DONE]":
                     return
                 if data:
-                    yield _event_of(data)
+                    document, data = _event_of(data), b""
+                    yield document
 
 
 async def _lines(chunks: AsyncIterator[bytes], max_bytes: float = inf) -> AsyncGenerator[list[bytes], None]:
