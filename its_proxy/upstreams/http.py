@@ -29,7 +29,7 @@ from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, 
 from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
-from its_proxy.upstreams.turns import Turn
+from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
 
 MAX_REPLY_BYTES = 8 * 2**20
@@ -80,6 +80,7 @@ class HttpUpstream:
         over = AiohttpTransport if urlsplit(url).scheme == "https" else WireTransport
         self._transport: Transport = over(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
         self._budget = RetryBudget()
+        self._turns = Turns()
         self._cache_salt = cache_salt
         self._is_vllm = False
 
@@ -187,7 +188,7 @@ class HttpUpstream:
         """The whole body, bounded in size and in silence."""
         body = bytearray()
         try:
-            async with Turn() as turn:
+            async with self._turns.one() as turn:
                 while chunk := await self._next_chunk(response, self._idle_timeout_s):
                     body += chunk
                     if len(body) > MAX_REPLY_BYTES:
