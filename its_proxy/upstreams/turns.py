@@ -1,10 +1,10 @@
 """Long replies of one server are read a few at a time: however many never end, together they cannot fill the memory.
 
-    turns = Turns()
-    async with turns.one() as turn:
-        while chunk := await read():
-            body += chunk
-            await turn.grown_to(len(body))     # waits here, and the other side waits with it
+turns = Turns()
+async with turns.one() as turn:
+    while chunk := await read():
+        body += chunk
+        await turn.grown_to(len(body))     # waits here, and the other side waits with it
 """
 
 import asyncio
