@@ -13,9 +13,12 @@ from typing import Any
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
 from its_proxy.protocol.sse import read_events
 from its_proxy.upstreams.base import Body, Completion, Upstream
-from its_proxy.upstreams.turns import Turn
+from its_proxy.upstreams.turns import Turns
 
 MAX_TEXT_CHARS = 4 * 2**20
+FLOOD_CHARS_PER_S = 2**16
+"""Faster than any model talks. Who does is read in turns with others that do; a model's own pace waits for nobody."""
+_floods = Turns()
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
 # What a stream does not carry: these are asked for plainly.
 _PLAIN_ONLY = ("prompt_logprobs",)
@@ -41,16 +44,17 @@ async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spe
     ends: what was not finished is no candidate."""
     if any(body.get(field) is not None for field in _PLAIN_ONLY):
         return await upstream.complete(body, request_id)
-    assembly = _Assembly(spent)
+    assembly, began = _Assembly(spent), monotonic()
     try:
         async with (
-            Turn() as turn,
+            _floods.one() as turn,
             upstream.stream({**body, "stream_options": STREAM_OPTIONS}, request_id) as chunks,
             aclosing(read_events(chunks)) as events,
         ):
             async for event in events:
                 assembly.add(event)
-                await turn.grown_to(assembly.n_chars)
+                if assembly.n_chars > FLOOD_CHARS_PER_S * (monotonic() - began):
+                    await turn.grown_to(assembly.n_chars)
     except UpstreamRejected as error:
         if error.status not in (400, 422):
             raise

@@ -1,4 +1,4 @@
-"""Long replies of one server are read a few at a time: however many never end, together they cannot fill the memory.
+"""Long replies are read a few at a time: however many never end, together they cannot fill the memory.
 
 turns = Turns()
 async with turns.one() as turn:
@@ -9,19 +9,21 @@ async with turns.one() as turn:
 
 import asyncio
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 LONG_BYTES = 2**17
 N_AT_ONCE = 2
 
 
 class Turns:
-    """One server's: another one's long replies are not held up by it."""
+    """Of those that wait for one another: a server's replies for no other server's."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(N_AT_ONCE)
+        # Made for the loop that asks: a process may have several, and tests have one each.
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     def one(self) -> "Turn":
-        return Turn(self._places)
+        return Turn(self._places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(N_AT_ONCE)))
 
 
 class Turn:
