@@ -14,6 +14,15 @@ class Deadline:
         self._seconds = seconds
         self._ends_at = asyncio.get_running_loop().time() + seconds
 
+    @property
+    def ends_at(self) -> float:
+        """By the loop's clock."""
+        return self._ends_at
+
+    @property
+    def left_s(self) -> float:
+        return self._ends_at - asyncio.get_running_loop().time()
+
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Raises UpstreamTimeout where the block would last beyond it."""

@@ -10,9 +10,10 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
-from its_proxy.plan import Member, Plan, make_plan
+from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest
 from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
@@ -83,7 +84,8 @@ def _ignore(outcome: Outcome) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """`members`: as this request asks them. `rights`: what the caller may override. Raises the ItsError family."""
+    """`members`: as this request asks them. `rights`: what the caller may override. `door`: where room for its
+    candidates is waited for, within the same deadline that they have. Raises the ItsError family."""
 
     chat: ChatRequest
     served: Served
@@ -92,6 +94,7 @@ class Exchange:
     rights: frozenset[str] = frozenset()
     front: Front = NO_FRONT
     on_outcome: Callable[[Outcome], None] = _ignore
+    door: Door = OPEN_DOOR
 
     @property
     def is_passed_through(self) -> bool:
@@ -102,15 +105,19 @@ class Exchange:
     async def reply(self) -> Reply:
         """The whole answer; or, where it is asked to `explain`, the plan for it."""
         self.served.require_serving()
+        deadline = self._deadline()
         if self.is_passed_through:
-            with applied(self.front.mark):
-                async with self._deadline().held():
-                    completion = await self.members[0].upstream.complete(self._untouched(), self.request_id)
+            body = self._untouched()
+            async with self.door.admitted([self.chat.n], within_s=deadline.left_s):
+                with applied(self.front.mark):
+                    async with deadline.held():
+                        completion = await self.members[0].upstream.complete(body, self.request_id)
             return Reply(completion, {})
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
-        outcome = await sample(plan, self.request_id)
+        async with self._admitted(plan, deadline) as (plan, place):
+            outcome = await sample(plan, self.request_id, place=place, deadline=deadline)
         return Reply(self._completion(outcome), headers_of(plan, outcome))
 
     @asynccontextmanager
@@ -118,13 +125,32 @@ class Exchange:
         """The same as events. Entering waits for the first candidate or a second, so that an early failure is raised
         while there is still a status to say it with; leaving cancels whatever still runs."""
         self.served.require_serving()
+        deadline = self._deadline()
         if self.is_passed_through:
-            streaming = self._relay(self._untouched(), {})
-        else:
-            plan = self.plan()
-            streaming = self._relay(self._single(plan), headers_of(plan)) if plan.n == 1 else self._vote(plan)
-        async with streaming as streamed:
-            yield streamed
+            body = self._untouched()
+            async with (
+                self.door.admitted([self.chat.n], within_s=deadline.left_s),
+                self._relay(body, {}, deadline) as streamed,
+            ):
+                yield streamed
+            return
+        async with self._admitted(self.plan(), deadline) as (plan, place):
+            is_single = plan.n == 1
+            streaming = (
+                self._relay(self._single(plan), headers_of(plan), deadline)
+                if is_single
+                else self._vote(plan, place, deadline)
+            )
+            async with streaming as streamed:
+                yield streamed
+
+    @asynccontextmanager
+    async def _admitted(self, plan: Plan, deadline: Deadline) -> AsyncIterator[tuple[Plan, Place]]:
+        """The plan as there is room for it, when there is."""
+        plans = sizes(plan, self.chat)
+        begins_with = 1 if plan.starts_with_one else None
+        async with self.door.admitted([p.wave for p in plans], begins_with, deadline.left_s) as place:
+            yield plans[place.choice], place
 
     def plan(self) -> Plan:
         """Raises NotPermitted for what needs a right that the caller lacks."""
@@ -155,8 +181,8 @@ class Exchange:
         return {**plan.members[0].body, "seed": plan.seed, **told}
 
     @asynccontextmanager
-    async def _relay(self, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Streamed]:
-        upstream, deadline = self.members[0].upstream, self._deadline()
+    async def _relay(self, body: Body, headers: Mapping[str, str], deadline: Deadline) -> AsyncIterator[Streamed]:
+        upstream = self.members[0].upstream
         async with AsyncExitStack() as stack:
             with applied(self.front.mark):
                 async with deadline.held():
@@ -165,9 +191,10 @@ class Exchange:
                 yield Streamed(dict(headers), whole)
 
     @asynccontextmanager
-    async def _vote(self, plan: Plan) -> AsyncIterator[Streamed]:
+    async def _vote(self, plan: Plan, place: Place, deadline: Deadline) -> AsyncIterator[Streamed]:
         has_first = asyncio.Event()
-        async with _running(sample(plan, self.request_id, has_first.set)) as vote:
+        sampling = sample(plan, self.request_id, has_first.set, place=place, deadline=deadline)
+        async with _running(sampling) as vote:
             async with _running(has_first.wait()) as first:
                 await asyncio.wait({vote, first}, timeout=STREAM_BEGINS_S, return_when=asyncio.FIRST_COMPLETED)
             if vote.done():

@@ -52,7 +52,8 @@ class VoteRules:
 
     `is_answer_fixed`: the operator chose the kind of answer, so no `response_format` changes it. `first`: how
     many candidates to begin with, "auto" for as few as could decide the vote; None for all. `usage_policy`:
-    "exact" streams every candidate, so that the tokens of a cancelled one are known.
+    "exact" streams every candidate, so that the tokens of a cancelled one are known. `min_n`: what n may shrink to
+    before a request is turned away for lack of room; None for never.
 
     Sampling is not among the rules: each member of an ensemble is sampled as its own manifest advises.
     """
@@ -70,6 +71,7 @@ class VoteRules:
     quorum: float = 0.5
     deadline_s: float = DEADLINE_S
     usage_policy: Literal["reported", "exact"] = "reported"
+    min_n: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
     `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it;
     `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use;
-    `is_mistrusted`: a layer in front says that it has rewritten the query, and is not believed."""
+    `is_mistrusted`: a layer in front says that it has rewritten the query, and is not believed;
+    `n_requested`: what n would have been with more room."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -119,6 +122,12 @@ class Plan:
     n_first: int | None = None
     is_valid: IsValid | None = None
     is_mistrusted: bool = False
+    n_requested: int | None = None
+
+    @property
+    def wave(self) -> int:
+        """How many candidates run side by side at first, once a vote is held."""
+        return self.n_first or self.n
 
     @property
     def is_forced(self) -> bool:
@@ -166,6 +175,36 @@ def make_plan(
         gives_up=is_auto and is_valid is None,
         n_first=_n_first(rules, used, n, request.n) if is_vote else None,
         is_valid=is_valid,
+    )
+
+
+def sizes(plan: Plan, request: ChatRequest) -> tuple[Plan, ...]:
+    """The plan, and its smaller forms down to the operator's `min_n`, in case that there is no room for it.
+
+    Members keep equal shares; of one model's candidates an odd number votes, for an even one more would only make
+    ties. Who asks for a number (`its.n`) gets it or nothing, and never fewer than the choices that it wants back.
+    """
+    min_n = plan.rules.min_n
+    if not plan.is_vote or min_n is None or request.its.n is not None:
+        return (plan,)
+    n_members, least = len(plan.members), max(min_n, plan.n_choices)
+    smaller = [n for n in range(plan.n - 1, least - 1, -1) if _is_balanced(n, n_members, least)]
+    return (plan, *(_shrunk(plan, n) for n in smaller))
+
+
+def _is_balanced(n: int, n_members: int, least: int) -> bool:
+    return n % n_members == 0 if n_members > 1 else n % 2 == 1 or n == least
+
+
+def _shrunk(plan: Plan, n: int) -> Plan:
+    members = [planned.member for planned in plan.members]
+    shares = [_share(n, position, len(members)) for position in range(len(members))]
+    return replace(
+        plan,
+        n=n,
+        n_first=_n_first(plan.rules, members, n, plan.n_choices),
+        members=tuple(replace(planned, n=k) for planned, k in zip(plan.members, shares, strict=True)),
+        n_requested=plan.n,
     )
 
 

@@ -39,6 +39,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         handshake=None if is_ensemble else alone.member.handshake.state,
         target=None if is_ensemble else alone.member.upstream.name,
         n=plan.n,
+        n_requested=plan.n_requested,
         n_started=len(outcome.candidates),
         answer=vote.answer.text if vote.answer is not None else None,
         answer_kind=plan.rules.answer,
@@ -70,7 +71,7 @@ def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
     if outcome is not None:
         valid = sum(candidate.is_valid for candidate in outcome.candidates)
         received = sum(candidate.completion is not None for candidate in outcome.candidates)
-        headers["x-its-votes"] = f"{valid}/{received}/{plan.n}"
+        headers["x-its-votes"] = f"{valid}/{received}/{plan.n_requested or plan.n}"
         headers["x-its-agreement"] = f"{outcome.vote.agreement:.4f}"
         if (degraded := _degraded(outcome)) is not None:
             headers["x-its-degraded"] = quote(degraded, safe=" ,")[:200]
@@ -84,7 +85,7 @@ def explanation(plan: Plan) -> dict[str, Any]:
         "object": "its.plan",
         "model": plan.model,
         "n": plan.n,
-        "starts_with": 1 if plan.starts_with_one else plan.n_first or plan.n,
+        "starts_with": 1 if plan.starts_with_one else plan.wave,
         "vote": plan.is_vote,
         "stop": rules.stop,
         "answer": rules.answer,
@@ -207,9 +208,10 @@ def _abstained(outcome: Outcome) -> dict[str, int]:
 
 
 def _reservations(plan: Plan) -> list[str]:
-    """What is not as the pair was trained."""
+    """What is not as the pair was trained, or not as its votes are meant to be."""
     mistrusted = ["x-its-applied ignored"] * plan.is_mistrusted
-    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted
+    reduced = [f"n reduced to {plan.n}"] if plan.n_requested is not None else []
+    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted + reduced
 
 
 def degradations(outcome: Outcome) -> list[str]:

@@ -12,6 +12,7 @@ from math import ceil
 from time import monotonic
 from typing import Any, Literal
 
+from its_proxy.admission import ANYWHERE, Place
 from its_proxy.codesign.errors import (
     BadPayload,
     ItsError,
@@ -23,6 +24,7 @@ from its_proxy.codesign.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from its_proxy.deadline import Deadline
 from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import Completion
@@ -90,14 +92,24 @@ class Outcome:
         return [candidate for candidate in self.candidates if candidate.state in states]
 
 
-async def sample(plan: Plan, request_id: str, on_first: Callable[[], None] | None = None) -> Outcome:
+async def sample(
+    plan: Plan,
+    request_id: str,
+    on_first: Callable[[], None] | None = None,
+    *,
+    place: Place = ANYWHERE,
+    deadline: Deadline | None = None,
+) -> Outcome:
     """Carries out a plan. `on_first` is called once, when the first candidate has been received.
+
+    `place`: the room that it has; candidates beyond it wait. `deadline`: one that counts already, as in a queue.
 
     Raises the upstream's error where no candidate came, and VoteError where the caller insists on a vote.
     """
-    query = _Query(plan, request_id, on_first)
+    query = _Query(plan, request_id, on_first, place)
+    deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
-        async with asyncio.timeout(plan.rules.deadline_s):
+        async with asyncio.timeout_at(deadline.ends_at):
             stopped = await query.run()
     except TimeoutError:
         stopped = "deadline"
@@ -107,15 +119,16 @@ async def sample(plan: Plan, request_id: str, on_first: Callable[[], None] | Non
 class _Query:
     """The state of one query in flight."""
 
-    def __init__(self, plan: Plan, request_id: str, on_first: Callable[[], None] | None) -> None:
+    def __init__(self, plan: Plan, request_id: str, on_first: Callable[[], None] | None, place: Place) -> None:
         self._plan = plan
         self._request_id = request_id
         self._on_first = on_first
+        self._place = place
         self._started_at = monotonic()
         self._arrivals: asyncio.Queue[Candidate] = asyncio.Queue()
         self._received: dict[int, Candidate] = {}
         self._n_started = 0
-        self._started_s: list[float] = []
+        self._begun_s: dict[int, float] = {}
         self._spent: dict[int, Spent] = {}
 
     def elapsed(self) -> float:
@@ -123,7 +136,7 @@ class _Query:
 
     async def run(self) -> Stopped:
         async with asyncio.TaskGroup() as group:
-            tasks = self._start(group, 1 if self._plan.starts_with_one else self._wave())
+            tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.wave)
             try:
                 while len(self._received) < self._plan.n:
                     await self._receive_arrived()
@@ -140,16 +153,14 @@ class _Query:
                     task.cancel()
 
     def finish(self) -> tuple[Candidate, ...]:
-        """Every candidate that was started, those that never arrived marked as cancelled (or lost to the deadline)."""
+        """Every candidate that was asked, those that never arrived marked as cancelled (or lost to the deadline). They
+        get their slots in turn, so that those which still waited for one are the last."""
         self._receive_waiting()
-        return tuple(self._received.get(index) or self._cut_off(index) for index in range(self._n_started))
-
-    def _wave(self) -> int:
-        return self._plan.n_first or self._plan.n
+        return tuple(self._received.get(index) or self._cut_off(index) for index in range(len(self._begun_s)))
 
     def _n_more(self) -> int:
         """How many candidates to start now: the whole wave behind a first candidate, then what the vote needs."""
-        plan, wave = self._plan, self._wave()
+        plan, wave = self._plan, self._plan.wave
         if self._n_started < wave:
             # The first candidate alone holds an answer, or was lost: either way the vote begins.
             return wave - self._n_started
@@ -175,10 +186,15 @@ class _Query:
     def _start(self, group: asyncio.TaskGroup, n: int) -> list[asyncio.Task[None]]:
         indexes = range(self._n_started, self._n_started + n)
         self._n_started += n
-        self._started_s += [self.elapsed()] * n
         return [group.create_task(self._ask(index)) for index in indexes]
 
     async def _ask(self, index: int) -> None:
+        async with self._place.candidate():
+            self._begun_s[index] = self.elapsed()
+            candidate = await self._heard(index)
+        self._arrivals.put_nowait(candidate)
+
+    async def _heard(self, index: int) -> Candidate:
         candidate = replace(self._cut_off(index), state="lost")
         try:
             completion = await self._complete(index)
@@ -188,8 +204,7 @@ class _Query:
             candidate = replace(candidate, error=error.with_traceback(None), spent=self._spent_by(index))
         else:
             candidate = replace(candidate, state=state, completion=completion, answer=answer)
-        first_token_s = self._first_token_s(index)
-        self._arrivals.put_nowait(replace(candidate, finished_s=self.elapsed(), first_token_s=first_token_s))
+        return replace(candidate, finished_s=self.elapsed(), first_token_s=self._first_token_s(index))
 
     async def _complete(self, index: int) -> Completion:
         planned = self._plan.member_of(index)
@@ -206,7 +221,7 @@ class _Query:
             self._seed(index),
             self._weight(index),
             "cancelled",
-            started_s=self._started_s[index],
+            started_s=self._begun_s[index],
             first_token_s=self._first_token_s(index),
             spent=self._spent_by(index),
         )

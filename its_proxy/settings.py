@@ -17,9 +17,11 @@
       - {name: team-a, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08}
       - {name: front, env: FRONT_KEY, rights: [explain, candidates, front]}
     vote: {n: 4, deadline_s: 300}
+    limits: {candidates: 1024, queue: 256}      # docs/limits.md
 
-Every number, word and switch at the top level is also `ITS_PROXY_<KEY>`, those under `vote` are
-`ITS_PROXY_VOTE_<KEY>`; an empty variable counts as not given. Anchors, aliases and `<<` work.
+Every number, word and switch at the top level is also `ITS_PROXY_<KEY>`, those under `vote` and `limits` are
+`ITS_PROXY_VOTE_<KEY>` and `ITS_PROXY_LIMITS_<KEY>`; an empty variable counts as not given. Anchors, aliases
+and `<<` work.
 Secrets stay outside: a file names the variable that holds a key, or carries the key's digest.
 """
 
@@ -166,6 +168,8 @@ class VoteSettings(_Frozen):
 
     mode: Literal["auto", "always", "off"] = "auto"
     n: Candidates | None = None
+    # What n may shrink to under pressure, before anyone is turned away; None: it never shrinks.
+    min_n: Candidates | None = None
     stop: StopName | None = None
     # Candidates to begin with; more are started while the vote is undecided. "auto": as few as could decide it.
     first: Candidates | Literal["auto"] | None = None
@@ -179,6 +183,16 @@ class VoteSettings(_Frozen):
     deadline_s: Seconds = 600
     # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
     usage_policy: Literal["reported", "exact"] = "reported"
+
+
+class LimitSettings(_Frozen):
+    """How much runs and waits at once, of all callers together; docs/limits.md says what to set."""
+
+    # Candidates in flight; by default 512 for each upstream. What an upstream itself may get: its max_connections.
+    candidates: Count | None = None
+    # Requests that wait for room, and for how long.
+    queue: Annotated[int, Field(ge=0)] = 128
+    queue_s: Seconds = 10
 
 
 class ModelSettings(_Frozen):
@@ -246,6 +260,9 @@ class KeySettings(_Frozen):
     sha256: Sha256Hex | None = None
     env: Variable | None = None
     rights: Annotated[frozenset[Right], Field(strict=False)] = frozenset({"explain", "candidates"})
+    # Of the key, and of each tenant that it speaks for; None: only the server's own limits.
+    max_candidates: Count | None = None
+    requests_per_minute: Count | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "KeySettings":
@@ -295,6 +312,7 @@ class Settings(_Frozen):
     engine_command: Annotated[str, Field(min_length=1)] = "vllm"
     engine_start_timeout_s: Seconds | None = None
     vote: VoteSettings = VoteSettings()
+    limits: LimitSettings = LimitSettings()
     # Seconds between routine examinations of every target.
     recheck_s: Seconds = 300
     # Whose cache and limits a request shares: its key's, or, for keys with the right `front`, whom they speak for.
@@ -344,6 +362,7 @@ _SHAPES = {
     "ensembles": "such as  both: {members: [one, two]}",
     "aliases": "such as  best: {models: {new: 5, old: 95}}",
     "vote": "such as  vote: {n: 8}",
+    "limits": "such as  limits: {candidates: 1024}",
 }
 
 
@@ -556,6 +575,8 @@ def _known_keys(parent: Key) -> list[str]:
             return list(Settings.model_fields)
         case ("vote",) | ("models", _, "vote"):
             return list(VoteSettings.model_fields)
+        case ("limits",):
+            return list(LimitSettings.model_fields)
         case ("keys", _):
             return list(KeySettings.model_fields)
         case (str() as section, _):
@@ -585,7 +606,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def _scalar_variables() -> dict[str, tuple[Key, set[Any]]]:
     variables: dict[str, tuple[Key, set[Any]]] = {}
-    for prefix, model in (((), Settings), (("vote",), VoteSettings)):
+    for prefix, model in (((), Settings), (("vote",), VoteSettings), (("limits",), LimitSettings)):
         for field, info in model.model_fields.items():
             kinds = _kinds(info.annotation)
             if kinds <= {bool, int, float, str, Path, type(None)}:
@@ -717,6 +738,12 @@ def _limit_conflicts(settings: Settings) -> Iterator[_Conflict]:
     for key, n in counts:
         if n is not None and n > settings.max_n:
             yield key, f"{n} is above max_n, {settings.max_n} ({source})", "raise max_n or lower n"
+    votes: list[tuple[Key, VoteSettings]] = [(("vote",), settings.vote)]
+    votes += [(("models", model.name, "vote"), settings.vote_for(model)) for model in settings.models if model.vote]
+    for place, vote in votes:
+        most = vote.n or settings.max_n
+        if vote.min_n is not None and vote.min_n > most:
+            yield (*place, "min_n"), f"{vote.min_n} is above n, {most}", "under pressure n only shrinks"
 
 
 def _key_conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conflict]:

@@ -102,10 +102,11 @@ def test_a_variable_is_parsed_as_its_key_wants(variable, text, key, value):
     assert rows[key] == (value, variable)
 
 
-def test_every_scalar_of_the_top_level_and_of_vote_has_a_variable():
-    sections = {"upstreams", "models", "ensembles", "aliases", "keys", "vote", "strategies", "roots"}
+def test_every_scalar_of_the_top_level_of_vote_and_of_limits_has_a_variable():
+    sections = {"upstreams", "models", "ensembles", "aliases", "keys", "vote", "limits", "strategies", "roots"}
     expected = {"ITS_PROXY_" + key.upper() for key in set(Settings.model_fields) - sections}
     expected |= {"ITS_PROXY_VOTE_" + key.upper() for key in type(Settings().vote).model_fields}
+    expected |= {"ITS_PROXY_LIMITS_" + key.upper() for key in type(Settings().limits).model_fields}
     assert set(module._VARIABLES) == expected
 
 

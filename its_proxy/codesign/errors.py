@@ -14,6 +14,7 @@
     ├── TooManyConnections         no room for another client's connection (503)
     ├── ModelNotFound              no such model name (404)
     ├── ModelUnavailable           pending or mismatched: this model is not served now (503)
+    ├── NotAdmitted                no room now: the caller's own limits (429) or the server's (503)
     ├── StrategyUnavailable        the live persona writer failed: never a silent plain query (503)
     ├── UpstreamError              one upstream call failed
     │   ├── UpstreamUnreachable    no connection
@@ -111,6 +112,18 @@ class ModelUnavailable(ItsError):
         self.code = code
         self.retry_after_s = retry_after_s
         self.is_retryable = retry_after_s is not None
+
+
+class NotAdmitted(ItsError):
+    """Nothing was begun. `is_callers`: other callers would have been let in."""
+
+    is_retryable = True
+
+    def __init__(self, message: str, *, is_callers: bool, retry_after_s: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = 429 if is_callers else 503
+        self.code = "rate_limit_exceeded" if is_callers else "server_full"
+        self.retry_after_s = retry_after_s
 
 
 class StrategyUnavailable(ItsError):

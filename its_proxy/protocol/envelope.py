@@ -64,6 +64,8 @@ def _status_and_kind(error: errors.ItsError) -> tuple[int, str]:
         # A 401 or 403 of the upstream is about our key for it, not about the client's key for us.
         status = 502 if error.status in (401, 403) or not 400 <= error.status <= 599 else error.status
         return status, "invalid_request_error" if status < 500 else "upstream_error"
+    if isinstance(error, errors.NotAdmitted):
+        return error.status, "rate_limit_error" if error.status == 429 else "server_error"
     if isinstance(error, errors.UpstreamBusy | errors.QuorumLost):
         return error.status, "rate_limit_error" if error.status == 429 else "upstream_error"
     for error_type, status, kind in _STATUSES:

@@ -83,6 +83,7 @@ class CandidateReport(BaseModel):
 class ItsReply(BaseModel):
     """What happened: how the query was asked, who voted what, and what was spent.
 
+    `n_requested` is what n would have been with more room on this server; null where it was not reduced.
     `n_started` is how many of the n candidates a first wave and its top-ups came to. `stop` is the rule in
     force, null without a vote: under `beta` the answer may depend on which candidates came first.
     """
@@ -93,6 +94,7 @@ class ItsReply(BaseModel):
     handshake: str | None
     target: str | None
     n: int
+    n_requested: int | None = None
     n_started: int
     answer: str | None
     answer_kind: str

@@ -25,7 +25,9 @@ from its_proxy.server.context import (
     Context,
     caller_of,
     context_of,
+    door_of,
     front_of,
+    tenant_of,
     traits_of,
 )
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit
@@ -111,6 +113,8 @@ async def forward(request: web.Request) -> web.Response:
     body = read_body(await read_bytes(request))
     refuse_denied(body)
     refuse_excess(body)
+    tenant = tenant_of(request, caller, body)
+    door = door_of(request, caller, tenant)
     if "its" in body:
         raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
     served, overrides = await context_of(request).catalog.resolve(read_model(body), traits_of(body, caller, None))
@@ -130,8 +134,9 @@ async def forward(request: web.Request) -> web.Response:
     [member] = served.members()
     body["model"] = member.served_name
     path = request.path.removeprefix("/v1/")
-    with applied(front.mark):
-        reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
+    async with door.admitted([1]):
+        with applied(front.mark):
+            reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
     return web.Response(body=reply.body, status=reply.status, content_type=reply.content_type)
 
 

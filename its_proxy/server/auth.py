@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from its_proxy.admission import NO_LIMITS, CallerLimits
 from its_proxy.codesign.errors import Unauthenticated
 from its_proxy.settings import KeySettings
 from its_proxy.tenants import cache_salt
@@ -19,6 +20,7 @@ class Caller:
     name: str
     rights: frozenset[str]
     identity: bytes = b""
+    limits: CallerLimits = NO_LIMITS
 
     def salt(self, tenant: str | None = None) -> str | None:
         """What keeps this caller, or the `tenant` it speaks for, apart in an upstream's prefix cache; None without
@@ -34,7 +36,7 @@ class Doorkeeper:
 
     def __init__(self, keys: Sequence[KeySettings], environ: Mapping[str, str], *, allow_force: bool) -> None:
         digests = [(bytes.fromhex(key.digest(environ)), key) for key in keys]
-        self._callers = [(digest, Caller(key.name, frozenset(key.rights), digest)) for digest, key in digests]
+        self._callers = [(digest, _caller(key, digest)) for digest, key in digests]
         self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force", "front"})
 
     def admit(self, authorization: str | None) -> Caller:
@@ -51,3 +53,8 @@ class Doorkeeper:
         if found is None or scheme.lower() != "bearer":
             raise Unauthenticated("a valid API key is required", hint="Authorization: Bearer KEY")
         return found
+
+
+def _caller(key: KeySettings, digest: bytes) -> Caller:
+    limits = CallerLimits(key.max_candidates, key.requests_per_minute)
+    return Caller(key.name, frozenset(key.rights), digest, limits)

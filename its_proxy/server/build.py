@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from its_proxy.admission import Admission, Limits
 from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest, source_at
 from its_proxy.codesign.errors import ConfigError, ManifestError
 from its_proxy.codesign.manifest import FILE_NAME
@@ -28,6 +29,7 @@ from its_proxy.upstreams.http import HttpUpstream
 
 DEMO = Path(__file__).parent.parent / "demo"
 DEMO_ENSEMBLE = "demo-three"
+CANDIDATES_PER_UPSTREAM = 512
 _DEMO_MEMBERS = ("demo-similar", "demo-dissimilar", "demo-random")
 
 log = structlog.get_logger("its_proxy")
@@ -37,7 +39,9 @@ def build_context(settings: Settings, environ: Mapping[str, str] = os.environ) -
     """Opens everything; a model whose manifest does not hold is kept with its reason, or raised under `strict`."""
     settings, catalog = _build(settings, environ, None)
     doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
-    return Context(settings, catalog, doorkeeper, Metrics(), tls=tls_of(settings))
+    admission = Admission(limits_of(settings))
+    metrics = Metrics()
+    return Context(settings, catalog, doorkeeper, metrics, admission, tls=tls_of(settings))
 
 
 def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = os.environ) -> Catalog:
@@ -52,7 +56,15 @@ def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = o
     before = context.catalog
     context.tls = tls
     context.settings, context.catalog, context.doorkeeper = settings, catalog, doorkeeper
+    context.admission.limits = limits_of(settings)
     return before
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Twice what vLLM runs side by side by default, for each upstream: its own queue stays short and is never empty."""
+    limits = settings.limits
+    candidates = limits.candidates or CANDIDATES_PER_UPSTREAM * max(1, len(settings.upstreams))
+    return Limits(candidates, limits.queue, limits.queue_s)
 
 
 def _build(settings: Settings, environ: Mapping[str, str], before: Catalog | None) -> tuple[Settings, Catalog]:

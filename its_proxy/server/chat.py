@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from its_proxy.admission import Door
 from its_proxy.codesign.errors import QuorumLost, UpstreamError
 from its_proxy.codesign.query import user_turns
 from its_proxy.exchange import Exchange
@@ -26,6 +27,7 @@ from its_proxy.server.context import (
     STREAM,
     caller_of,
     context_of,
+    door_of,
     front_of,
     tenant_of,
     traits_of,
@@ -51,17 +53,19 @@ async def responses(request: web.Request) -> web.StreamResponse:
 
 
 async def _converse(request: web.Request, caller: Caller, chat: ChatRequest) -> web.StreamResponse:
+    tenant = tenant_of(request, caller, chat.body)
+    door, salt = door_of(request, caller, tenant), caller.salt(tenant)
     served, chat = await _resolve(request, chat, caller)
-    members = served.members(caller.salt(tenant_of(request, caller, chat.body)))
+    members = served.members(salt)
     try:
-        return await _answer(request, chat, served, members, caller)
+        return await _answer(request, chat, served, members, caller, door)
     except (UpstreamError, QuorumLost):
         again, _ = await _resolve(request, chat, caller)
         if again is served or STREAM in request or any(_was_begun(member) for member in members):
             raise
         # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
-        members = again.members(caller.salt(tenant_of(request, caller, chat.body)))
-        return await _answer(request, chat, again, members, caller)
+        members = again.members(salt)
+        return await _answer(request, chat, again, members, caller, door)
 
 
 async def _resolve(request: web.Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
@@ -78,7 +82,7 @@ def _was_begun(member: Member) -> bool:
 
 
 async def _answer(
-    request: web.Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller
+    request: web.Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller, door: Door
 ) -> web.StreamResponse:
     def count(outcome: Outcome) -> None:
         context_of(request).metrics.count_outcome(request[MODEL], outcome)
@@ -91,6 +95,7 @@ async def _answer(
         rights=caller.rights,
         front=front_of(request, caller),
         on_outcome=count,
+        door=door,
     )
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from its_proxy.admission import Admission, Door
 from its_proxy.exchange import Front
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
@@ -25,6 +26,7 @@ class Context:
     catalog: Catalog
     doorkeeper: Doorkeeper
     metrics: Metrics
+    admission: Admission
     is_draining: bool = False
     tls: SSLContext | None = None
 
@@ -56,6 +58,11 @@ def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> 
         return None
     tenant = body.get("user") if source == "user" else request.headers.get(source.removeprefix("header:"))
     return tenant if isinstance(tenant, str) else None
+
+
+def door_of(request: web.Request, caller: Caller, tenant: str | None) -> Door:
+    """Where this request waits for room. Raises NotAdmitted where its caller sends more of them than it may."""
+    return context_of(request).admission.door(caller.salt(tenant) or caller.name, caller.limits)
 
 
 def front_of(request: web.Request, caller: Caller) -> Front:

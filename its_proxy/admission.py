@@ -1,0 +1,399 @@
+"""Who may begin now: candidates in flight are counted, what finds no room waits shortly, in turns between callers.
+
+    admission = Admission(Limits(candidates=512, queue=128, queue_s=10.0))
+    door = admission.door("team-a", CallerLimits(max_candidates=64, requests_per_minute=600))   # raises: too often
+    async with door.admitted([8, 5, 3]) as place:       # raises: no room. Needs 8 slots, or will do with fewer
+        place.choice                                    # 0: there was room for 8; 2: under pressure, only for 3
+        async with place.candidate():                   # one of them runs, and its slot is free again after it
+            ...
+
+What a request needs to begin is granted at once or not at all. What it starts later takes slots one by one, before any
+new request: candidates that have run are worth more than those that nobody has paid for yet. Nobody holds a slot while
+waiting for another but candidates that run, and those end by themselves, so nothing can deadlock.
+
+Everything here belongs to one event loop and never waits under a lock: slots are counted, and given back in `finally`.
+"""
+
+import asyncio
+import random
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
+from typing import Literal, Protocol, TypeAlias, get_args
+
+from its_proxy.codesign.errors import NotAdmitted
+
+Reason: TypeAlias = Literal["rate", "own_candidates", "queue_full", "queue_time"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+MAX_IDLE_TENANTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of everybody together: `candidates` in flight, and `queue` requests that may wait for up to `queue_s`."""
+
+    candidates: int = 512
+    queue: int = 128
+    queue_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """Of one caller, and of each tenant that it speaks for; None is as much as all may have."""
+
+    max_candidates: int | None = None
+    requests_per_minute: int | None = None
+
+
+NO_LIMITS = CallerLimits()
+
+
+class Place(Protocol):
+    """Room for one request. `choice`: the position of the granted one among the needs that were asked for."""
+
+    choice: int
+
+    def candidate(self) -> AbstractAsyncContextManager[None]:
+        """Holds a slot while a candidate runs; beyond what was granted at first, waits for one."""
+        ...
+
+
+class Door(Protocol):
+    """One caller's way in."""
+
+    def admitted(
+        self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
+    ) -> AbstractAsyncContextManager[Place]:
+        """Waits for room for the first of `needs` (numbers of slots, the greatest first), or for a later one where
+        others wait, too. `begins_with`: so many slots are enough to begin with. Raises NotAdmitted."""
+        ...
+
+
+class Admission:
+    """`n_rejected` counts by reason; `n_reduced` the requests that were admitted with less than their first need."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self.n_in_flight = 0
+        self.n_reduced = 0
+        self.n_rejected: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
+        self._limits = limits
+        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._requests = _Line()
+        self._further = _Line()
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._requests)
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        """What runs goes on; who waits may have room now."""
+        self._limits = limits
+        self._grant()
+
+    def door(self, tenant: str, limits: CallerLimits = NO_LIMITS) -> Door:
+        """One request arrives. Raises NotAdmitted where the tenant sends more of them than it may."""
+        if limits.requests_per_minute is not None and (wait_s := self._tenant(tenant, limits).spend()) > 0:
+            raise self._refusal("rate", f"more than {limits.requests_per_minute} requests a minute", wait_s)
+        return _Door(self, tenant, limits)
+
+    async def place(
+        self, name: str, limits: CallerLimits, needs: Sequence[int], begins_with: int | None, within_s: float
+    ) -> "_Place":
+        """Waits for it; whoever cancels the wait frees the place in the queue."""
+        tenant = self._tenant(name, limits)
+        waiting = _Waiting(tuple(needs), begins_with)
+        self._requests.add(tenant, waiting)
+        self._grant()
+        if len(self._requests) > self._limits.queue:
+            self._turn_away(tenant)
+        try:
+            async with asyncio.timeout(min(self._limits.queue_s, within_s)):
+                await self._until_granted(self._requests, tenant, waiting)
+        except TimeoutError:
+            raise self._refusal_of(tenant, waiting, "queue_time") from None
+        self.n_reduced += waiting.choice > 0
+        return _Place(self, tenant, waiting.choice, waiting.n_granted)
+
+    async def take(self, tenant: "_Tenant") -> None:
+        """One more slot, for a request that has begun."""
+        waiting = _Waiting((1,))
+        self._further.add(tenant, waiting)
+        self._grant()
+        await self._until_granted(self._further, tenant, waiting)
+
+    def release(self, tenant: "_Tenant", n: int) -> None:
+        self.n_in_flight -= n
+        tenant.n_in_flight -= n
+        self._grant()
+        self._forget(tenant)
+
+    async def _until_granted(self, line: "_Line", tenant: "_Tenant", waiting: "_Waiting") -> None:
+        try:
+            if not waiting.n_granted:
+                await waiting.future
+        except BaseException:
+            # The grant and the end of the wait may have come in the same turn of the loop.
+            if waiting.n_granted:
+                self.release(tenant, waiting.n_granted)
+            else:
+                line.remove(tenant, waiting)
+                self._grant()  # it may have stood before others for whom there is room
+                self._forget(tenant)
+            raise
+
+    # -- who is next ---------------------------------------------------------------------------------------------------
+
+    def _grant(self) -> None:
+        while self._serve(self._further) or self._serve(self._requests):
+            pass
+
+    def _serve(self, line: "_Line") -> bool:
+        """Grants the next in turn what it waits for, if there is room."""
+        room = self._limits.candidates - self.n_in_flight
+        if room <= 0:
+            return False
+        for tenant, waiting in line.heads():
+            # Only what stands alone may choose: under pressure all take the least.
+            first = 0 if len(line) == 1 else len(waiting.needs) - 1
+            for choice in range(first, len(waiting.needs)):
+                if self._need(tenant, waiting, choice) <= min(room, self._room_of(tenant)):
+                    line.remove(tenant, waiting)
+                    line.turn(tenant)
+                    self._give(tenant, waiting, choice)
+                    return True
+            if not self._is_at_own_limit(tenant, waiting):
+                return False  # it is its turn: who needs less must not overtake it for ever
+        return False
+
+    def _give(self, tenant: "_Tenant", waiting: "_Waiting", choice: int) -> None:
+        need = self._need(tenant, waiting, choice)
+        waiting.choice = choice
+        waiting.n_granted = need if waiting.begins_with is None else min(need, waiting.begins_with)
+        self.n_in_flight += waiting.n_granted
+        tenant.n_in_flight += waiting.n_granted
+        if not waiting.future.done():
+            waiting.future.set_result(None)
+
+    def _need(self, tenant: "_Tenant", waiting: "_Waiting", choice: int) -> int:
+        """What is needed at once; who needs more than is ever there runs one after the other."""
+        return min(waiting.needs[choice], self._limits.candidates, tenant.max_candidates)
+
+    def _room_of(self, tenant: "_Tenant") -> int:
+        return tenant.max_candidates - tenant.n_in_flight
+
+    def _is_at_own_limit(self, tenant: "_Tenant", waiting: "_Waiting") -> bool:
+        return self._need(tenant, waiting, len(waiting.needs) - 1) > self._room_of(tenant)
+
+    # -- who is refused ------------------------------------------------------------------------------------------------
+
+    def _turn_away(self, newcomer: "_Tenant") -> None:
+        """The queue is too long by one: the last of the tenant that has most in it goes, so that nobody fills it
+        alone."""
+        tenant = self._requests.longest(newcomer)
+        waiting = self._requests.last_of(tenant)
+        self._requests.remove(tenant, waiting)
+        waiting.future.set_exception(self._refusal_of(tenant, waiting, "queue_full"))
+
+    def _refusal_of(self, tenant: "_Tenant", waiting: "_Waiting", reason: Reason) -> NotAdmitted:
+        # Spread, so that those who are refused together do not come back together.
+        retry_after_s = random.uniform(0.5, 1.5) * max(1.0, self._limits.queue_s / 2)
+        if self._is_at_own_limit(tenant, waiting):
+            message = f"{tenant.n_in_flight} of your candidates are in flight, and no more may be"
+            return self._refusal("own_candidates", message, retry_after_s)
+        return self._refusal(reason, "as many candidates are in flight as this server runs at once", retry_after_s)
+
+    def _refusal(self, reason: Reason, message: str, retry_after_s: float) -> NotAdmitted:
+        self.n_rejected[reason] += 1
+        return NotAdmitted(message, is_callers=reason in ("rate", "own_candidates"), retry_after_s=retry_after_s)
+
+    # -- whom it knows -------------------------------------------------------------------------------------------------
+
+    def _tenant(self, name: str, limits: CallerLimits) -> "_Tenant":
+        if (tenant := self._tenants.get(name)) is None:
+            self._prune()
+            tenant = self._tenants[name] = _Tenant(name)
+        tenant.set_limits(limits)
+        return tenant
+
+    def _forget(self, tenant: "_Tenant") -> None:
+        """Nothing is worth remembering of who has nothing here and may send as much as ever."""
+        if tenant.is_idle and tenant.is_rested and self._tenants.get(tenant.name) is tenant:
+            del self._tenants[tenant.name]
+
+    def _prune(self) -> None:
+        """A front may name any number of tenants: beyond some thousands the idle ones are forgotten, the oldest
+        first."""
+        if len(self._tenants) >= MAX_IDLE_TENANTS:
+            idle = [name for name, tenant in self._tenants.items() if tenant.is_idle]
+            for name in idle[: MAX_IDLE_TENANTS // 2]:
+                del self._tenants[name]
+
+
+class _Tenant:
+    """What one caller has here, and how often it has come lately: a bucket of tokens, one a request."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.n_in_flight = 0
+        self.n_waiting = 0
+        self.max_candidates = sys.maxsize
+        self._per_minute: int | None = None
+        self._tokens = 0.0
+        self._counted_at = monotonic()
+
+    def set_limits(self, limits: CallerLimits) -> None:
+        self.max_candidates = limits.max_candidates or sys.maxsize
+        if limits.requests_per_minute != self._per_minute:
+            self._per_minute = limits.requests_per_minute
+            self._tokens = float(self._per_minute or 0)
+
+    def spend(self) -> float:
+        """Takes a token; where there is none, the seconds until there is one."""
+        if self._per_minute is None:
+            return 0.0
+        self._refill()
+        if self._tokens < 1.0:
+            return (1.0 - self._tokens) * 60.0 / self._per_minute
+        self._tokens -= 1.0
+        return 0.0
+
+    def _refill(self) -> None:
+        now = monotonic()
+        per_minute = self._per_minute or 0
+        self._tokens = min(float(per_minute), self._tokens + (now - self._counted_at) * per_minute / 60.0)
+        self._counted_at = now
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.n_in_flight or self.n_waiting)
+
+    @property
+    def is_rested(self) -> bool:
+        self._refill()
+        return self._per_minute is None or self._tokens >= self._per_minute
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One request, or one further candidate, in a line. `n_granted` 0: not yet."""
+
+    needs: tuple[int, ...]
+    begins_with: int | None = None
+    choice: int = 0
+    n_granted: int = 0
+    future: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class _Line:
+    """Who waits, in turns by tenant; of one tenant the first comes first."""
+
+    def __init__(self) -> None:
+        self._by_tenant: OrderedDict[_Tenant, deque[_Waiting]] = OrderedDict()
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def add(self, tenant: _Tenant, waiting: _Waiting) -> None:
+        self._by_tenant.setdefault(tenant, deque()).append(waiting)
+        tenant.n_waiting += 1
+        self._n += 1
+
+    def remove(self, tenant: _Tenant, waiting: _Waiting) -> None:
+        own = self._by_tenant.get(tenant, deque())
+        if waiting in own:
+            own.remove(waiting)
+            tenant.n_waiting -= 1
+            self._n -= 1
+        if not own:
+            self._by_tenant.pop(tenant, None)
+
+    def heads(self) -> Iterator[tuple[_Tenant, _Waiting]]:
+        for tenant, own in self._by_tenant.items():
+            yield tenant, own[0]
+
+    def turn(self, tenant: _Tenant) -> None:
+        """It has had its turn."""
+        if tenant in self._by_tenant:
+            self._by_tenant.move_to_end(tenant)
+
+    def longest(self, newcomer: _Tenant) -> _Tenant:
+        """Whoever has most here; the newcomer itself where others have no more than it."""
+        most = max(self._by_tenant, key=lambda tenant: len(self._by_tenant[tenant]))
+        own = len(self._by_tenant.get(newcomer, ()))
+        return newcomer if own >= len(self._by_tenant[most]) else most
+
+    def last_of(self, tenant: _Tenant) -> _Waiting:
+        return self._by_tenant[tenant][-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    admission: Admission
+    tenant: str
+    limits: CallerLimits
+
+    @asynccontextmanager
+    async def admitted(
+        self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
+    ) -> AsyncIterator[Place]:
+        place = await self.admission.place(self.tenant, self.limits, needs, begins_with, within_s)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+
+class _Place:
+    def __init__(self, admission: Admission, tenant: _Tenant, choice: int, n_granted: int) -> None:
+        self.choice = choice
+        self._admission = admission
+        self._tenant = tenant
+        self._n_left = n_granted
+
+    @asynccontextmanager
+    async def candidate(self) -> AsyncIterator[None]:
+        if self._n_left:
+            self._n_left -= 1
+        else:
+            await self._admission.take(self._tenant)
+        try:
+            yield
+        finally:
+            self._admission.release(self._tenant, 1)
+
+    def leave(self) -> None:
+        """Gives back what no candidate has used."""
+        n_left, self._n_left = self._n_left, 0
+        self._admission.release(self._tenant, n_left)
+
+
+class _AnyPlace:
+    choice = 0
+
+    @asynccontextmanager
+    async def candidate(self) -> AsyncIterator[None]:
+        yield
+
+
+class _OpenDoor:
+    @asynccontextmanager
+    async def admitted(
+        self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
+    ) -> AsyncIterator[Place]:
+        yield ANYWHERE
+
+
+ANYWHERE: Place = _AnyPlace()
+OPEN_DOOR: Door = _OpenDoor()
+"""For those who limit nothing."""
