@@ -210,7 +210,7 @@ def _abstained(outcome: Outcome) -> dict[str, int]:
 def _reservations(plan: Plan) -> list[str]:
     """What is not as the pair was trained, or not as its votes are meant to be."""
     mistrusted = ["x-its-applied ignored"] * plan.is_mistrusted
-    reduced = [f"n reduced to {plan.n}"] if plan.n_requested is not None else []
+    reduced = [f"reduced n to {plan.n}"] if plan.n_requested is not None else []
     return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted + reduced
 
 

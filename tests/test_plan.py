@@ -10,7 +10,7 @@ from its_proxy.codesign.errors import NotPermitted, RequestError, StrategyNotApp
 from its_proxy.codesign.personas import Persona, pool_jsonl, taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named, strategy_names
 from its_proxy.handshake import NO_MANIFEST
-from its_proxy.plan import Member, Plan, VoteRules, make_plan
+from its_proxy.plan import Member, Plan, VoteRules, make_plan, sizes
 from its_proxy.protocol.chat import SAMPLING_FIELDS, read_chat
 from its_proxy.upstreams.http import HttpUpstream
 from tests.serving import manifest, write_checkpoint
@@ -449,3 +449,39 @@ def test_a_strategy_is_forced_on_all_members_that_have_another(tmp_path):
     made = plan(*members, its={"strategy": "random", "force": True})
     assert [planned.is_forced for planned in made.members] == [True, False]
     assert made.is_forced
+
+
+# -- how few -----------------------------------------------------------------------------------------------------------
+
+
+def sizes_of(*members: Member, rules: VoteRules, **fields: Any) -> list[int]:
+    body = {"model": "model", "messages": [{"role": "user", "content": PROBLEM}], **fields}
+    request = read_chat(body)
+    return [made.n for made in sizes(make_plan(request, members, rules, RIGHTS, "model"), request)]
+
+
+@pytest.mark.parametrize(("min_n", "fields", "expected"), [
+    (None, {}, [8]), (3, {}, [8, 7, 5, 3]), (4, {}, [8, 7, 5, 4]), (1, {}, [8, 7, 5, 3, 1]), (8, {}, [8]), (9, {}, [8]),
+    (3, {"n": 6}, [8, 7, 6]),
+    (3, {"its": {"n": 8}}, [8]), (3, {"its": {"vote": "off"}}, [1]), (3, {"its": {"vote": "off"}, "n": 5}, [5]),
+])  # fmt: skip
+def test_a_vote_may_shrink_to_min_n_and_never_below_what_was_asked_for(none, min_n, fields, expected):
+    assert sizes_of(none, rules=replace(RULES, min_n=min_n), **fields) == expected
+
+
+def test_the_members_of_an_ensemble_keep_equal_shares(none, persona):
+    three = [none, persona, replace(none, name="third")]
+    rules = VoteRules(n=12, min_n=4)
+    assert sizes_of(*three, rules=rules) == [12, 9, 6]
+    request = read_chat({"model": "model", "messages": [{"role": "user", "content": PROBLEM}]})
+    smallest = sizes(make_plan(request, three, rules, RIGHTS, "model"), request)[-1]
+    assert [planned.n for planned in smallest.members] == [2, 2, 2]
+
+
+def test_a_smaller_plan_differs_in_nothing_but_its_number(none):
+    request = read_chat({"model": "model", "messages": [{"role": "user", "content": PROBLEM}], "seed": 5})
+    whole, *_, least = sizes(
+        make_plan(request, [none], VoteRules(n=8, min_n=3, first="auto"), RIGHTS, "model"), request
+    )
+    assert (whole.n_requested, whole.wave, least.n_requested, least.wave) == (None, 5, 8, 2)
+    assert (least.seed, least.sampling, least.members[0].body) == (whole.seed, whole.sampling, whole.members[0].body)

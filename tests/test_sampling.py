@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from its_proxy.admission import Admission, Limits
 from its_proxy.codesign.errors import (
     BadPayload,
     ItsError,
@@ -672,3 +673,39 @@ async def test_a_refused_first_candidate_is_not_asked_seven_times_more():
     with pytest.raises(UpstreamRejected):
         await sample(plan_of(upstream, starts_with_one=True, gives_up=True), "req")
     assert len(upstream.asked) == 1
+
+
+# -- little room -------------------------------------------------------------------------------------------------------
+
+
+async def test_candidates_beyond_the_room_wait_for_those_that_run():
+    admission = Admission(Limits(candidates=3))
+    at_once = 0
+
+    class Watched(Scripted):
+        async def complete(self, body, request_id):
+            nonlocal at_once
+            at_once = max(at_once, admission.n_in_flight)
+            return await super().complete(body, request_id)
+
+    upstream = Watched([box(k) for k in range(8)], [2] * 8)
+    async with admission.door("a").admitted([8]) as place:
+        outcome = await sample(plan_of(upstream, stop="none"), "r", place=place)
+    assert (len(outcome.candidates), outcome.stopped, at_once, admission.n_in_flight) == (8, "complete", 3, 0)
+
+
+async def test_candidates_that_still_waited_when_the_vote_was_decided_were_never_asked():
+    upstream, admission = Scripted([box(7)] * 8, [3] * 8), Admission(Limits(candidates=1))
+    async with admission.door("a").admitted([8]) as place:
+        outcome = await sample(plan_of(upstream), "r", place=place)
+    states = [candidate.state for candidate in outcome.candidates]
+    assert (outcome.stopped, len(upstream.asked), states) == ("decided", 6, ["ok"] * 5 + ["cancelled"])
+    assert admission.n_in_flight == 0
+
+
+async def test_the_deadline_loses_what_runs_and_not_what_still_waits():
+    upstream, admission = Scripted([box(7)] * 8, [0, None]), Admission(Limits(candidates=2))
+    async with admission.door("a").admitted([8]) as place:
+        outcome = await sample(plan_of(upstream, deadline_s=0.05, stop="none", quorum=0.1), "r", place=place)
+    assert outcome.candidates[1].state == "lost"
+    assert admission.n_in_flight == 0

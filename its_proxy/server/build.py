@@ -40,7 +40,7 @@ def build_context(settings: Settings, environ: Mapping[str, str] = os.environ) -
     settings, catalog = _build(settings, environ, None)
     doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
     admission = Admission(limits_of(settings))
-    metrics = Metrics()
+    metrics = Metrics(admission)
     return Context(settings, catalog, doorkeeper, metrics, admission, tls=tls_of(settings))
 
 

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from its_proxy import __version__
+from its_proxy.admission import Admission
 from its_proxy.reply import degradations
 from its_proxy.sampling import Outcome, generated_tokens
 from its_proxy.targets import Target
@@ -21,7 +22,8 @@ _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 class Metrics(Collector):
     """One registry a server, so that two servers in one process (as in tests) do not share counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter("its_proxy_requests", "Requests answered", ["model", "code"], registry=registry)
@@ -34,9 +36,6 @@ class Metrics(Collector):
             "its_proxy_client_disconnects", "Clients that left early, by how far they had come", ["phase"],
             registry=registry,
         )  # fmt: skip
-        self.rejected = Counter(
-            "its_proxy_rejected", "Requests turned away before any work for them began", ["reason"], registry=registry
-        )
         self.connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
         self.refused_connections = Counter(
             "its_proxy_refused_connections", "Connections closed at once, beyond the limit", registry=registry
@@ -93,7 +92,8 @@ class Metrics(Collector):
         self._targets = targets
 
     def collect(self) -> Iterator[Metric]:
-        """What the targets themselves know, for the registry."""
+        """What the admission and the targets themselves know, for the registry."""
+        yield from self._of_admission()
         labels = ["model", "target"]
         state = GaugeMetricFamily(
             "its_proxy_handshake_state", "1 for the current state of a target's handshake", labels=[*labels, "state"]
@@ -115,6 +115,22 @@ class Metrics(Collector):
         yield from (state, in_flight, ejections, aborted)
         if (ratio := _descriptors_in_use()) is not None:
             yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
+
+    def _of_admission(self) -> Iterator[Metric]:
+        admission = self._admission
+        yield GaugeMetricFamily(
+            "its_proxy_candidates_inflight", "Candidates in flight, of all models", admission.n_in_flight
+        )
+        yield GaugeMetricFamily("its_proxy_queued_requests", "Requests that wait for room", admission.n_waiting)
+        rejected = CounterMetricFamily(
+            "its_proxy_rejected", "Requests turned away before anything was begun", labels=["reason"]
+        )
+        for reason, n in admission.n_rejected.items():
+            rejected.add_metric([reason], n)
+        yield rejected
+        yield CounterMetricFamily(
+            "its_proxy_reduced_votes", "Votes with fewer candidates, for lack of room", admission.n_reduced
+        )
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

@@ -19,6 +19,8 @@ def made(kind):
         return kind("what happened", status=500)
     if kind is errors.ModelUnavailable:
         return kind("what happened", code="model_pending")
+    if kind is errors.NotAdmitted:
+        return kind("what happened", is_callers=False, retry_after_s=1.0)
     return kind("what happened")
 
 
@@ -53,6 +55,8 @@ def test_an_upstreams_status_is_kept_where_it_is_about_the_request(status, told)
         (errors.QuorumLost("x", status=504), True),
         (errors.ModelUnavailable("x", code="model_mismatch"), True),
         (errors.ModelUnavailable("x", code="model_pending", retry_after_s=1.0), False),
+        (errors.NotAdmitted("x", is_callers=False, retry_after_s=1.0), False),
+        (errors.NotAdmitted("x", is_callers=True, retry_after_s=1.0), False),
         (errors.QuorumLost("x", status=502), False),
         (errors.QuorumLost("x", status=429), False),
         (errors.UpstreamBusy("x"), False),
