@@ -13,8 +13,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import orjson
-
 from its_proxy import __version__
 from its_proxy.codesign.errors import (
     BadPayload,
@@ -31,6 +29,7 @@ from its_proxy.upstreams.replies import check_completion, read_cards, read_objec
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
+from its_proxy.upstreams.written import Pieces, SharedJson
 
 MAX_REPLY_BYTES = 8 * 2**20
 _JSON = "application/json"
@@ -81,6 +80,7 @@ class HttpUpstream:
         self._transport: Transport = over(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
         self._budget = RetryBudget()
         self._turns = Turns()
+        self._json = SharedJson()
         self._cache_salt = cache_salt
         self._is_vllm = False
 
@@ -90,13 +90,13 @@ class HttpUpstream:
         return self._is_vllm if self._cache_salt is None else self._cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        data = orjson.dumps(dict(body))
-        return await self._twice(lambda: self._complete_once(data, request_id))
+        with self._json.written(body) as data:
+            return await self._twice(lambda: self._complete_once(data, request_id))
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        data = orjson.dumps({**body, "stream": True})
-        response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
+        with self._json.written({**body, "stream": True}) as data:
+            response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -106,14 +106,14 @@ class HttpUpstream:
             response.close()
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        response = await self._open("GET", "models", None, None, None)
+        response = await self._open("GET", "models", [], None, None)
         with closing(response):
             cards = read_cards(read_object(await self._read(response)))
         self._is_vllm = any(card.get("owned_by") == "vllm" for card in cards)
         return cards
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        response = await self._twice(lambda: self._open(method, path, body or None, content_type, None))
+        response = await self._twice(lambda: self._open(method, path, [body], content_type, None))
         with closing(response):
             return RawReply(response.status, _content_type(response), await self._read(response))
 
@@ -139,7 +139,7 @@ class HttpUpstream:
         finally:
             self._budget.n_active -= 1
 
-    async def _complete_once(self, data: bytes, request_id: str) -> Completion:
+    async def _complete_once(self, data: Pieces, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)
         with closing(response):
             return check_completion(read_object(await self._read(response)))
@@ -148,7 +148,7 @@ class HttpUpstream:
         self,
         method: str,
         path: str,
-        data: bytes | None,
+        data: Pieces,
         content_type: str | None,
         request_id: str | None,
     ) -> Response:
@@ -160,7 +160,7 @@ class HttpUpstream:
             fields[APPLIED_HEADER] = pair_id
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
-                response = await self._transport.open(method, self._route(path), fields, data or b"")
+                response = await self._transport.open(method, self._route(path), fields, data)
         except Untrusted:
             raise UpstreamUntrusted(
                 f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"

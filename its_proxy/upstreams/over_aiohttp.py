@@ -1,6 +1,6 @@
 """The transport by aiohttp, for servers behind TLS."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -9,11 +9,13 @@ from its_proxy.upstreams.transport import (
     DNS_TTL_S,
     KEEPALIVE_S,
     READ_AHEAD_BYTES,
+    SENT_AS_ONE_BYTES,
     Response,
     TransportError,
     Unreachable,
     Untrusted,
 )
+from its_proxy.upstreams.written import Pieces
 
 
 class AiohttpTransport:
@@ -26,10 +28,16 @@ class AiohttpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: bytes) -> Response:
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces) -> Response:
+        n_bytes = sum(map(len, data))
+        body: bytes | AsyncIterator[bytes] | None
+        if n_bytes > SENT_AS_ONE_BYTES:
+            body, fields = _one_by_one(data), {**fields, "Content-Length": str(n_bytes)}
+        else:
+            body = b"".join(data) or None
         try:
             response = await self._opened().request(
-                method, self._origin + path, data=data or None, headers=fields, allow_redirects=False
+                method, self._origin + path, data=body, headers=fields, allow_redirects=False
             )
         except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
             raise Untrusted from None
@@ -58,6 +66,12 @@ class AiohttpTransport:
                 auto_decompress=False,
             )
         return self._session
+
+
+async def _one_by_one(data: Pieces) -> AsyncIterator[bytes]:
+    for piece in data:
+        for start in range(0, len(piece), SENT_AS_ONE_BYTES):  # aiohttp waits for the socket between two of them
+            yield piece[start : start + SENT_AS_ONE_BYTES]
 
 
 class _AiohttpResponse:

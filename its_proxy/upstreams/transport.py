@@ -7,10 +7,14 @@ raises the three errors below and no others; time limits but the connection's ow
 from collections.abc import Mapping
 from typing import Protocol
 
+from its_proxy.upstreams.written import Pieces
+
 # Well below the 5 s of uvicorn, vLLM's server: a call sent on a connection that is just being closed there is lost, and
 # on a starved machine both clocks run late.
 KEEPALIVE_S = 2.0
 DNS_TTL_S = 30
+# A request up to here is sent as one.
+SENT_AS_ONE_BYTES = 2**16
 # What is held of a reply that nobody reads: a server that talks faster than it is listened to is made to wait.
 READ_AHEAD_BYTES = 2**15
 
@@ -48,8 +52,9 @@ class Response(Protocol):
 class Transport(Protocol):
     """One server's."""
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: bytes) -> Response:
-        """Sends a whole request, `path` from the root; cancelling it closes its connection."""
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces) -> Response:
+        """Sends a whole request, `path` from the root; cancelling it closes its connection. `data` is not copied where
+        it is large: others may be sending the same."""
         ...
 
     async def close(self) -> None: ...

@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from its_proxy.upstreams.transport import DNS_TTL_S, KEEPALIVE_S, READ_AHEAD_BYTES, TransportError, Unreachable
+from its_proxy.upstreams.transport import (
+    DNS_TTL_S,
+    KEEPALIVE_S,
+    READ_AHEAD_BYTES,
+    SENT_AS_ONE_BYTES,
+    TransportError,
+    Unreachable,
+)
+from its_proxy.upstreams.written import Pieces
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -62,11 +70,13 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._error is None and self._transport is not None and not self._transport.is_closing()
 
-    def send(self, request: bytes) -> None:
+    def send(self, head: bytes, data: Pieces) -> None:
         assert self._transport is not None
         self._begin()
         self._is_awaiting = True
-        self._transport.write(request)
+        request = [head, *data]
+        for piece in request if sum(map(len, data)) > SENT_AS_ONE_BYTES else [b"".join(request)]:
+            self._transport.write(piece)
 
     async def head(self) -> Head:
         """Raises TransportError."""
@@ -216,7 +226,7 @@ class WireTransport:
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: bytes) -> "WireResponse":
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces) -> "WireResponse":
         await self._places.acquire()
         try:
             connection = self._idle_one() or await self._connect()
@@ -224,7 +234,7 @@ class WireTransport:
             self._places.release()
             raise
         try:
-            connection.send(self._head(method, path, fields, len(data)) + data)
+            connection.send(self._head(method, path, fields, sum(map(len, data))), data)
             return WireResponse(self, connection, await connection.head())
         except BaseException:
             connection.close()

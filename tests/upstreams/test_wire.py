@@ -88,7 +88,7 @@ async def transport_to(url: str, max_connections: int = 100):
 
 
 async def ask(transport: WireTransport, data: bytes = b"{}", **fields: str) -> tuple[int, bytes]:
-    response = await transport.open("POST", "/v1/x", fields, data)
+    response = await transport.open("POST", "/v1/x", fields, [data])
     try:
         body = b""
         while chunk := await response.chunk():
@@ -231,7 +231,7 @@ async def test_a_body_that_nobody_reads_makes_the_server_wait():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     async with peer(head, endless=piece) as server, transport_to(server.url) as transport:
-        response = await transport.open("POST", "/v1/x", {}, b"{}")
+        response = await transport.open("POST", "/v1/x", {}, [b"{}"])
         await asyncio.sleep(0.2)
         held = server.n_written
         await asyncio.sleep(0.2)
@@ -250,7 +250,7 @@ async def test_leaving_a_call_closes_its_connection():
         await until(lambda: server.requests)
         call.cancel()
         await until(lambda: server.n_closed == 1)
-        response = await transport.open("POST", "/v1/x", {}, b"{}")
+        response = await transport.open("POST", "/v1/x", {}, [b"{}"])
         response.close()  # before its end
         await until(lambda: server.n_closed == 2)
 
