@@ -4,6 +4,7 @@ The server and every plug-in answer through this, so that they cannot differ in 
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -14,7 +15,8 @@ from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
 from its_proxy.plan import Member, Plan, make_plan, sizes
-from its_proxy.protocol.chat import ChatRequest
+from its_proxy.protocol.chat import ChatRequest, client_max_tokens
+from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Outcome, sample
@@ -78,6 +80,17 @@ class Front:
 NO_FRONT = Front()
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask for: choices of what is passed through, and tokens of all its candidates together."""
+
+    n: int = 1024
+    tokens: int = sys.maxsize
+
+
+NO_LIMITS = Limits()
+
+
 def _ignore(outcome: Outcome) -> None:
     """For those who count nothing."""
 
@@ -93,6 +106,7 @@ class Exchange:
     request_id: str
     rights: frozenset[str] = frozenset()
     front: Front = NO_FRONT
+    limits: Limits = NO_LIMITS
     on_outcome: Callable[[Outcome], None] = _ignore
     door: Door = OPEN_DOOR
 
@@ -158,6 +172,8 @@ class Exchange:
             if getattr(self.chat.its, right) and right not in self.rights:
                 raise NotPermitted(f"{right} is not among this key's rights", param=f"its.{right}")
         plan = make_plan(self.chat, self.members, self.served.rules, self.rights, self.chat.model)
+        n_tokens = sum(planned.n * (client_max_tokens(planned.body) or 0) for planned in plan.members)
+        refuse_many_tokens(n_tokens, self.limits.tokens)
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan
 
@@ -172,6 +188,8 @@ class Exchange:
                 param="its",
                 hint="leave its out",
             )
+        refuse_many_choices(self.chat.body, self.limits.n)
+        refuse_many_tokens(self.chat.n * (client_max_tokens(self.chat.body) or 0), self.limits.tokens)
         return {**self.chat.body, "model": self.members[0].served_name}
 
     def _single(self, plan: Plan) -> dict[str, Any]:

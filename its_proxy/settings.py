@@ -304,6 +304,8 @@ class Settings(_Frozen):
     keepalive_s: Seconds = 120
     max_n: Candidates = 16
     max_body_bytes: Count = 2 << 20
+    # Tokens that one request may ask for, candidates times max_tokens: a slip of the pen, not a long answer.
+    max_request_tokens: Count = 2 << 20
     # Rows that wait for the embedded engine.
     max_queue: Count = 64
     # Of the embedded engine; its small models gain little from a second one.

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import orjson
+from multidict import CIMultiDict
 
 from tests.serving import Reply
 
@@ -23,7 +24,7 @@ class Wire:
         """The next reply, read whole by its Content-Length."""
         async with asyncio.timeout(timeout_s):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            headers = {name.lower(): text for name, text in re.findall(r"(?m)^([^:\r\n]+): ([^\r]*)\r$", head)}
+            headers = CIMultiDict(re.findall(r"(?m)^([^:\r\n]+): ([^\r]*)\r$", head))
             body = await self.reader.readexactly(int(headers["content-length"]))
         return Reply(int(head.split(" ")[1]), headers, body)
 

@@ -6,15 +6,10 @@ from typing import Any
 
 from its_proxy.codesign.errors import RequestError
 from its_proxy.protocol.its import ItsRequest, read_its
+from its_proxy.protocol.limits import MAX_PARTS, refuse_excess
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
 _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
-MAX_FIELDS = 256
-# Of each list or object, so many entries; no honest request comes near, and each costs time here or in the engine.
-MOST_ENTRIES: Mapping[str, int] = {"messages": 2048, "tools": 1024, "functions": 1024, "logit_bias": 1024, "stop": 64}
-MAX_PARTS = 2048
-"""Of one message."""
-MAX_STOP_CHARS = 1024
 DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 
 
@@ -62,20 +57,6 @@ def refuse_denied(body: Mapping[str, Any]) -> None:
     for key in body:
         if key in DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
             raise RequestError(f"{key[:100]} is not for clients to set", param=key[:100], code="field_not_allowed")
-
-
-def refuse_excess(body: Mapping[str, Any]) -> None:
-    """Lists that only cost: checked before anything looks at what is in them. Raises RequestError naming the field."""
-    if len(body) > MAX_FIELDS:
-        raise RequestError(f"the body has more than {MAX_FIELDS} fields")
-    for name, most in MOST_ENTRIES.items():
-        value = body.get(name)
-        if isinstance(value, list | dict) and len(value) > most:
-            raise RequestError(f"{name} has {len(value)} entries, and at most {most} are allowed", param=name)
-    stop = body.get("stop")
-    for text in stop if isinstance(stop, list) else [stop]:
-        if isinstance(text, str) and len(text) > MAX_STOP_CHARS:
-            raise RequestError(f"stop has a text of more than {MAX_STOP_CHARS} characters", param="stop")
 
 
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:

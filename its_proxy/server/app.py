@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import orjson
 import structlog
@@ -11,8 +12,9 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
 from its_proxy.protocol.body import read_body
-from its_proxy.protocol.chat import read_model, refuse_denied, refuse_excess
+from its_proxy.protocol.chat import client_max_tokens, read_model, refuse_denied
 from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
+from its_proxy.protocol.limits import refuse_excess, refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.request_id import new_request_id
 from its_proxy.server.chat import chat_completions, json_reply, read_bytes, responses
 from its_proxy.server.context import (
@@ -31,6 +33,7 @@ from its_proxy.server.context import (
     traits_of,
 )
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit
+from its_proxy.settings import Settings
 from its_proxy.upstreams.base import applied
 
 log = structlog.get_logger("its_proxy")
@@ -113,6 +116,7 @@ async def forward(request: web.Request) -> web.Response:
     body = read_body(await read_bytes(request))
     refuse_denied(body)
     refuse_excess(body)
+    _refuse_costly(body, context_of(request).settings)
     tenant = tenant_of(request, caller, body)
     door = door_of(request, caller, tenant)
     if "its" in body:
@@ -138,6 +142,15 @@ async def forward(request: web.Request) -> web.Response:
         with applied(front.mark):
             reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
     return web.Response(body=reply.body, status=reply.status, content_type=reply.content_type)
+
+
+def _refuse_costly(body: Mapping[str, Any], settings: Settings) -> None:
+    refuse_many_choices(body, settings.max_n)
+    prompts = body.get("prompt")
+    # A list of numbers is one prompt, as tokens.
+    n_prompts = len(prompts) if isinstance(prompts, list) and not isinstance(next(iter(prompts), 0), int) else 1
+    n_asked = n_prompts * max((value for value in map(body.get, ("n", "best_of")) if isinstance(value, int)), default=1)
+    refuse_many_tokens(n_asked * (client_max_tokens(body) or 0), settings.max_request_tokens)
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from its_proxy.admission import Door
 from its_proxy.codesign.errors import QuorumLost, UpstreamError
 from its_proxy.codesign.query import user_turns
-from its_proxy.exchange import Exchange
+from its_proxy.exchange import Exchange, Limits
 from its_proxy.plan import Member
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, read_chat
@@ -33,6 +33,7 @@ from its_proxy.server.context import (
     traits_of,
 )
 from its_proxy.server.dialect import ChatDialect, ResponsesDialect
+from its_proxy.settings import Settings
 from its_proxy.targets import Route
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -94,6 +95,7 @@ async def _answer(
         request_id=request[REQUEST_ID],
         rights=caller.rights,
         front=front_of(request, caller),
+        limits=_limits(context_of(request).settings),
         on_outcome=count,
         door=door,
     )
@@ -101,6 +103,10 @@ async def _answer(
         return await _stream(request, exchange)
     reply = await exchange.reply()
     return json_reply(request[DIALECT].whole(reply.body), reply.headers)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.max_n, settings.max_request_tokens)
 
 
 async def _stream(request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -116,12 +122,21 @@ async def _stream(request: web.Request, exchange: Exchange) -> web.StreamRespons
 
 
 async def read_bytes(request: web.Request) -> bytes:
-    """The whole body; the application's size limit holds while reading."""
+    """The whole body, never more of it than is allowed; aiohttp's own `read` would keep it as long as the request."""
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise web.HTTPUnsupportedMediaType
-    body = await request.read()
+    most = context_of(request).settings.max_body_bytes
+    if (request.content_length or 0) > most:
+        raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
+    chunks: list[bytes] = []
+    n_bytes = 0
+    while chunk := await request.content.readany():
+        chunks.append(chunk)
+        n_bytes += len(chunk)
+        if n_bytes > most:
+            raise web.HTTPRequestEntityTooLarge(most, n_bytes)
     request[PHASE] = "answering"
-    return body
+    return b"".join(chunks)
 
 
 def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> web.Response:

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 from pydantic.json_schema import models_json_schema
 
 from its_proxy import __version__
-from its_proxy.protocol.chat import DENIED, MAX_FIELDS, MAX_PARTS, MOST_ENTRIES
+from its_proxy.protocol.chat import DENIED
 from its_proxy.protocol.its import ItsReply, ItsRequest
+from its_proxy.protocol.limits import MAX_FIELDS, MAX_PARTS, MOST_ENTRIES
 
 Json: TypeAlias = dict[str, Any]
 

@@ -88,7 +88,7 @@ def test_nesting_has_one_limit(levels, is_read, opening, inner, closing):
     if is_read:
         assert read_body(data)
     else:
-        assert "deeper than 64 levels" in refusal(data) or "more than 25,000 lists" in refusal(data)
+        assert refusal(data).startswith(("the body is nested deeper than 64", "the body holds more than"))
 
 
 LONG = ["0.12345678901234567890123", "1e-12345678901234567890", "-2.5e0000000000000000000001",

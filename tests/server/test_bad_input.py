@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.scripted import Say, ScriptedUpstream
 from tests.serving import Reply, Server, manifest, serving_script, write_checkpoint
+from tests.wire import connected
 
 CHAT = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "What is 2 + 5?"}]
@@ -65,6 +66,9 @@ NO_JSON = {
     "long duplicate key": b'{"' + b"k" * 20_000 + b'": 1, "' + b"k" * 20_000 + b'": 2}',
     "duplicate key, 64 KiB": (b'{"a": 1, "a": 2, "text": "' + b"x" * 65_506 + b'"}')[:65_536],
     "invalid UTF-8": b'{"model": "model\xff"}',
+    "duplicate key, 2 MiB": b'{"a": 1, "text": "' + b"x" * 2_000_000 + b'", "a": 2}',
+    "a million levels of objects": b'{"a":' * 300_000 + b"1" + b"}" * 300_000,
+    "a million small values": b'{"a": [' + b"1," * 1_000_000 + b"1]}",
     "overlong UTF-8": b'{"model": "\xc0\xaf"}',
     "UTF-16": '{"model": "model"}'.encode("utf-16"),
     "byte order mark": b"\xef\xbb\xbf{}",
@@ -165,6 +169,81 @@ async def test_a_suffix_above_the_cap_is_refused(server):
     assert is_clear(await server.ask(model="model:its-17"), 400, "n_too_large", "its.n")
 
 
+EXCESS = {
+    "stops": (request_with(stop=["x"] * 65), "stop"),
+    "forty thousand stops": (request_with(stop=["x"] * 40_000), "stop"),
+    "a long stop": (request_with(stop="x" * 1025), "stop"),
+    "a long stop among others": (request_with(stop=["x", "y" * 1025]), "stop"),
+    "messages": (request_with(messages=QUESTION * 2049), "messages"),
+    "parts": (request_with(messages=[kind([{"type": "text", "text": "x"}] * 2049)]), "messages[0].content"),
+    "tools": (request_with(tools=[{"type": "function", "function": {"name": "f"}}] * 1025), "tools"),
+    "biases": (request_with(logit_bias={str(token): 1 for token in range(1025)}), "logit_bias"),
+    "fields": (request_with(**{f"x{number}": 1 for number in range(300)}), None),
+}
+
+
+@pytest.mark.parametrize(("body", "param"), EXCESS.values(), ids=EXCESS.keys())
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+async def test_what_only_costs_is_refused(server, path, body, param):
+    if path != CHAT and "messages" in str(param):
+        body = body | {"messages": QUESTION * 2049}
+        param = "messages"
+    assert is_clear(await server.send("POST", path, body), 400, "invalid_request", param)
+
+
+@pytest.mark.parametrize("fields", [{"n": 17}, {"n": 10_000, "stream": True}])
+async def test_what_is_passed_through_has_the_same_cap_of_choices(fields):
+    async with serving_script(Say(), None) as (server, upstream):
+        assert is_clear(await server.ask(**fields), 400, "n_too_large", "n")
+        for field in ("n", "best_of"):
+            reply = await server.send("POST", "/v1/completions", {"model": "model", "prompt": "x", field: 17})
+            assert is_clear(reply, 400, "n_too_large", field)
+        assert (await server.ask(n=16)).status == 200
+        assert len(upstream.bodies) == 1
+
+
+MANY_TOKENS = {
+    "of one answer": (CHAT, {"max_tokens": 1001}),
+    "of one answer, by its other name": (CHAT, {"max_completion_tokens": 1001}),
+    "of several": (CHAT, {"n": 4, "max_tokens": 251}),
+    "streamed": (CHAT, {"max_tokens": 1001, "stream": True}),
+    "of a completion": ("/v1/completions", {"prompt": "x", "max_tokens": 1001}),
+    "of completions": ("/v1/completions", {"prompt": "x", "n": 4, "max_tokens": 251}),
+    "of several prompts": ("/v1/completions", {"prompt": ["x", "y"], "n": 2, "max_tokens": 251}),
+    "of several prompts as tokens": ("/v1/completions", {"prompt": [[1, 2]] * 4, "max_tokens": 251}),
+}
+
+
+@pytest.mark.parametrize(("path", "fields"), MANY_TOKENS.values(), ids=MANY_TOKENS.keys())
+async def test_more_tokens_than_a_request_may_have_are_refused(path, fields):
+    async with serving_script(Say(), None, max_request_tokens=1000) as (server, upstream):
+        body = {"model": "model", "messages": QUESTION, **fields}
+        assert is_clear(await server.send("POST", path, body), 400, "too_many_tokens", "max_tokens")
+        assert upstream.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [(CHAT, {"n": 4, "max_tokens": 250}), ("/v1/completions", {"prompt": [1] * 2000, "max_tokens": 1000})],
+)
+async def test_as_many_tokens_as_a_request_may_have_are_asked_for(path, fields):
+    async with serving_script(Say(), None, max_request_tokens=1000) as (server, upstream):
+        reply = await server.send("POST", path, {"model": "model", "messages": QUESTION, **fields})
+        assert reply.status == 200
+        assert len(upstream.bodies) == 1
+
+
+async def test_a_vote_counts_the_tokens_of_all_its_candidates(tmp_path):
+    """After the manifest's own cap, 256, which a client's larger number does not raise."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", manifest("random"))
+    async with serving_script(Say("\\boxed{7}"), checkpoint, max_request_tokens=8 * 256) as (server, upstream):
+        assert (await server.ask(max_tokens=10**9)).status == 200
+        upstream.forget()
+        refused = await server.ask(max_tokens=10**9, its={"n": 9})
+        assert is_clear(refused, 400, "too_many_tokens", "max_tokens")
+        assert upstream.bodies == []
+
+
 @pytest.mark.parametrize("suffix", ["0", "-1", "on", "8.0", "", "99999", "\N{ARABIC-INDIC DIGIT EIGHT}"])
 async def test_an_unknown_suffix_is_refused(server, suffix):
     assert is_clear(await server.ask(model=f"model:its-{suffix}"), 400, "invalid_request", "model")
@@ -211,6 +290,15 @@ async def test_completions_know_no_its(server, body, param):
 async def test_three_megabytes_are_too_many(server):
     body = orjson.dumps(request_with(user="x" * 3 * 2**20))
     assert is_clear(await server.send("POST", CHAT, body), 413, "body_too_large")
+
+
+async def test_a_body_that_says_it_is_too_large_is_refused_unread(server):
+    async with connected(server.url) as wire:
+        wire.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 52428800\r\n\r\n")
+        reply = await wire.reply()
+        assert is_clear(reply, 413, "body_too_large")
+        assert reply.headers["connection"] == "close"
+        assert await wire.rest() == b""
 
 
 async def test_an_endless_body_is_cut_at_the_limit(server):
