@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm torture reliability check fix demo grid results dry-run \
+.PHONY: help environment serve test test-vllm test-eval test-litellm torture reliability audit check fix demo grid results dry-run \
 	results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
@@ -44,6 +44,11 @@ torture: environment ## what its-proxy survives, the long forms, two hours; ARGS
 
 reliability: environment ## write docs/reliability.md from docs/results/reliability/
 	@.venv/bin/python -m benchmarks.reliability.page
+
+# Needs the advisory services of PyPI and OSV, so it is for a scheduled job, and no part of what a change must pass.
+audit: ## look up every pinned package for known vulnerabilities; fails where one cannot be looked up
+	@said=$$($(PYTHON) deploy/audit_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
+	$(PYTHON) deploy/audit.py "$$said/bin/pip-audit" $(ARGS)
 
 check: environment ## lint, format, types, import arrows
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

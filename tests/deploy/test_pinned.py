@@ -1,4 +1,4 @@
-"""The environments with inspect-ai and with LiteLLM: whole pins, and one clear line where one cannot be had."""
+"""The environments of tools that cannot share ours: whole pins, and one clear line where one cannot be had."""
 
 import os
 import re
@@ -32,7 +32,8 @@ class Pinned:
         return dict(line.split("==") for line in lines if line[:1] != "#")
 
 
-EVERY = pytest.mark.parametrize("pinned", [Pinned("eval", "inspect"), Pinned("litellm", "litellm")])
+BESIDE_ITS_PROXY = [Pinned("eval", "inspect"), Pinned("litellm", "litellm"), Pinned("fuzz", "schemathesis")]
+EVERY = pytest.mark.parametrize("pinned", [*BESIDE_ITS_PROXY, Pinned("audit", "pip-audit")])
 
 
 def prepare(pinned: Pinned, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -45,10 +46,12 @@ def prepare(pinned: Pinned, cache: Path, **variables: str) -> subprocess.Complet
     )
 
 
-@EVERY
+@pytest.mark.parametrize("pinned", BESIDE_ITS_PROXY)
 def test_its_pins_hold_what_its_proxy_and_the_extra_need(pinned):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    needed = [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"][pinned.name])]
+    needed = [
+        Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"].get(pinned.name, []))
+    ]
     found = {name.lower().replace("_", "-"): version for name, version in pinned.pins().items()}
     for requirement in needed:
         assert requirement.specifier.contains(Version(found[requirement.name.lower()])), requirement
@@ -70,7 +73,7 @@ def test_a_folder_that_is_no_environment_is_refused(pinned, tmp_path):
     assert done.stderr == f"its-proxy: {pinned.variable} names {tmp_path}, which holds no bin/{pinned.program}\n"
 
 
-@EVERY
+@pytest.mark.parametrize("pinned", BESIDE_ITS_PROXY[:2])
 def test_without_an_index_it_is_unavailable_and_says_why(pinned, tmp_path):
     done = prepare(pinned, tmp_path / "cache")
     assert done.returncode == UNAVAILABLE, done.stderr
