@@ -10,10 +10,17 @@ _COLOURS = ("#1f6feb", "#d1570b", "#2d8659", "#8250df")
 Line = Sequence[tuple[float, float]]
 
 
-def draw(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], shaded_until: float) -> str:
+def draw(
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Mapping[str, Line],
+    shaded_until: float,
+    y_most: float | None = None,
+) -> str:
     """The vertical axis begins at 0, so that growth is seen in proportion; what is shaded is not judged."""
     x_most = _ceiling(max(x for line in lines.values() for x, _ in line))
-    y_most = _ceiling(max(y for line in lines.values() for _, y in line) * 1.15)
+    y_most = y_most or _ceiling(max(y for line in lines.values() for _, y in line) * 1.15)
 
     def place(x: float, y: float) -> tuple[float, float]:
         width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM

@@ -20,7 +20,7 @@ def draw_all(results: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str
         times = results["disconnects"]["abort_ms_by_permille"]
         line = [(ms, 100 * number / len(times)) for number, ms in enumerate(times, start=1)]
         title = "Candidates that have ended, so many ms after their client left"
-        pictures["disconnects.svg"] = draw(title, "ms", "% ended", {"ended": line}, 0)
+        pictures["disconnects.svg"] = draw(title, "ms", "% ended", {"ended": line}, 0, 100)
     for name, picture in pictures.items():
         (folder / name).write_text(picture)
     return list(pictures)
