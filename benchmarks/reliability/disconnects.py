@@ -24,8 +24,14 @@ from benchmarks.reliability.world import N, world
 GOAL = "10,000 disconnects over all phases: no orphan candidate after 1 s, no slot leaked, p99 below 100 ms."
 QUERY = "How many eggs are 3 eggs and 4 eggs?"
 HOWS: tuple[How, ...] = get_args(How)
-P99_MS, ORPHAN_S = 100.0, 1.0
-GAUGES = ("its_proxy_inflight_requests", "its_proxy_target_inflight")
+P99_MS, ORPHAN_S, WAIT_S = 100.0, 1.0, 10.0
+GAUGES = (
+    "its_proxy_inflight_requests",
+    "its_proxy_target_inflight",
+    "its_proxy_candidates_inflight",
+    "its_proxy_queued_requests",
+)
+QUEUED = "queued"
 _STREAM = {"stream": True}
 _TALKING = Wish(n_chunks=10**6, chunk_delay_s=0.02, texts=("word ",))
 
@@ -65,7 +71,10 @@ PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """One client that left: how long each of its candidates lived on, and how many had not been hung up on at all."""
+    """One client that left: how long each of its candidates lived on, and how many had not been hung up on at all.
+
+    In the queue there are none: an orphan there is one that was asked for all the same, and `aborts_ms` is empty.
+    """
 
     phase: str
     how: How
@@ -76,10 +85,7 @@ class Left:
 async def leave(proxy: Proxy, upstream: Running, name: str, how: How, request_id: str) -> Left:
     """One request, brought to its phase and left there."""
     phase = PHASES[name]
-    messages = [{"role": "user", "content": phase.wish.written(QUERY)}]
-    vote = {"its": {"vote": "always"}} if phase.model != "passed" else {}
-    body = {"model": phase.model, "messages": messages, "seed": 0, **vote, **phase.fields}
-    client = await Bare.asking(proxy.url, body, request_id, share=phase.share)
+    client = await Bare.asking(proxy.url, _body(phase), request_id, share=phase.share)
     before = await upstream.calls(request_id, running=phase.n_running, finished=phase.n_finished)
     if (before.n_running, before.n_finished) != (phase.n_running, phase.n_finished):
         raise RuntimeError(f"{name}: {before} where {phase.n_running} should run")
@@ -103,8 +109,41 @@ async def leave_often(proxy: Proxy, upstream: Running, name: str, how: How, n: i
     return [left for lefts in await asyncio.gather(*(work() for _ in range(at_once))) for left in lefts]
 
 
+def _body(phase: Phase) -> dict[str, Any]:
+    messages = [{"role": "user", "content": phase.wish.written(QUERY)}]
+    vote = {"its": {"vote": "always"}} if phase.model != "passed" else {}
+    return {"model": phase.model, "messages": messages, "seed": 0, **vote, **phase.fields}
+
+
 def _request_id(name: str, how: str, number: int) -> str:
-    return f"{list(PHASES).index(name)}_{how.replace('-', '_')}_{number}"
+    return f"{[*PHASES, QUEUED].index(name)}_{how.replace('-', '_')}_{number}"
+
+
+async def leave_the_queue(proxy: Proxy, upstream: Running, how: How, n: int, at_once: int) -> list[Left]:
+    """Rounds of clients that all wait for room that one other takes up, and leave together."""
+    lefts: list[Left] = []
+    holder = await Bare.asking(proxy.url, _body(PHASES["before the first candidate"]), f"holder_{how[:3]}")
+    await upstream.calls(f"holder_{how[:3]}", running=N)
+    while len(lefts) < n:
+        ids = [_request_id(QUEUED, how, len(lefts) + number) for number in range(at_once)]
+        clients = [await Bare.asking(proxy.url, _body(PHASES["before the first candidate"]), id_) for id_ in ids]
+        await _until(proxy, "its_proxy_queued_requests", at_once)
+        for client in clients:
+            client.leave(how)
+        await _until(proxy, "its_proxy_queued_requests", 0)
+        for client, id_ in zip(clients, ids, strict=True):
+            is_held = how == "half-close" and not await client.is_let_go(ORPHAN_S)
+            client.close()
+            lefts.append(Left(QUEUED, how, (), (await upstream.calls(id_)).n_begun + is_held))
+    holder.close()
+    await upstream.calls(f"holder_{how[:3]}", over=N)
+    return lefts
+
+
+async def _until(proxy: Proxy, gauge: str, wanted: float) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while sum(value for _, value in await proxy.samples(gauge)) != wanted:
+            await asyncio.sleep(0.005)
 
 
 async def held(proxy: Proxy) -> float:
@@ -125,16 +164,25 @@ async def measure(n_disconnects: int, at_once: int, folder: Path) -> tuple[list[
     """All that left, and how many slots were leaked."""
     lefts: list[Left] = []
     leaked = 0.0
-    each = -(-n_disconnects // (len(PHASES) * len(HOWS)))
-    async with world(folder) as (proxy, upstream):
+    each = -(-n_disconnects // ((len(PHASES) + 1) * len(HOWS)))
+    async with world(folder / "open") as (proxy, upstream):
         at_rest = await held(proxy)
         for name in PHASES:
             for how in HOWS:
                 lefts += await leave_often(proxy, upstream, name, how, each, at_once)
                 leaked += await until_nothing_is_held(proxy, at_rest)
             print(f"{name:40} {_row([left for left in lefts if left.phase == name])}", flush=True)
-        rest = await upstream.counters()
-        leaked += rest.n_running
+        leaked += (await upstream.counters()).n_running
+    async with world(folder / "full", {"limits": {"candidates": N, "queue": 4 * at_once, "queue_s": 60}}) as (
+        proxy,
+        upstream,
+    ):
+        at_rest = await held(proxy)
+        for how in HOWS:
+            lefts += await leave_the_queue(proxy, upstream, how, each, at_once)
+            leaked += await until_nothing_is_held(proxy, at_rest)
+        print(f"{QUEUED:40} {_row([left for left in lefts if left.phase == QUEUED])}", flush=True)
+        leaked += (await upstream.counters()).n_running
     return lefts, leaked
 
 
@@ -169,7 +217,7 @@ def main(disconnects: int, at_once: int, out: Path) -> None:
         "load average before": round(before, 1),
         "measured": "at the upstream, from the client's leaving to the end of each candidate's connection",
     }
-    phases = {name: _row([left for left in lefts if left.phase == name]) for name in PHASES}
+    phases = {name: _row([left for left in lefts if left.phase == name]) for name in [*PHASES, QUEUED]}
     manners = {how: _row([left for left in lefts if left.how == how]) for how in HOWS}
     times = sorted(round(ms, 2) for left in lefts for ms in left.aborts_ms)
     path = save("disconnects", figures, has_passed(figures), conditions, goal=GOAL, folder=out,
