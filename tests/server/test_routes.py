@@ -89,6 +89,19 @@ class TestKeys:
         assert replies[0].error["code"] == "invalid_api_key"
         assert replies[0].headers["WWW-Authenticate"] == "Bearer"
 
+    async def test_no_route_is_open_but_those_that_are_meant_to_be(self, checkpoint):
+        """By the application's own table, so that a route added later is asked, too."""
+        async with serving_script(Say(), checkpoint, environ=KEYS, **LOCKED) as (server, upstream):
+            opened = set()
+            for route in server.site.runner.app.router.routes():
+                path = route.resource.canonical.replace("{name}", "model")
+                reply = await server.send(route.method, path)
+                assert reply.status in (200, 401), path
+                if reply.status == 200:
+                    opened.add(path)
+            assert opened == set(OPEN)
+            assert upstream.bodies == []
+
     @pytest.mark.parametrize("key", KEYS.values())
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
     async def test_each_key_opens_every_route(self, checkpoint, key, scheme):
