@@ -286,7 +286,7 @@ def _settings(config: Path | None, upstream: str | None, upstream_key_env: str |
 async def _diagnosed(settings: Settings, timeout_s: float, *, skip_weights: bool) -> "list[Diagnosis]":
     from its_proxy.doctor import diagnose
     from its_proxy.server.build import build_context
-    from its_proxy.server.run import configure_logs
+    from its_proxy.server.logs import configure_logs
 
     configure_logs("error")  # the tables say the rest
     catalog = build_context(settings).catalog
@@ -306,17 +306,19 @@ async def _diagnosed(settings: Settings, timeout_s: float, *, skip_weights: bool
 
 def _say(line: str) -> None:
     """One line about the engine or of its own, on stderr beside the log."""
+    from its_proxy.server.logs import say
+
     who, bar, words = line.partition(" | ")
-    if bar and sys.stderr.isatty():
+    if bar and sys.stderr is not None and sys.stderr.isatty():
         line = click.style(who + bar, dim=True) + words
-    click.echo(line, err=True)
+    say(line)
 
 
 def _announce(url: str, context: Any) -> None:
     names = ", ".join(context.catalog.served) or "everything that the upstream lists"
-    click.echo(f"its-proxy serves {names} at {url}", err=True)
+    _say(f"its-proxy serves {names} at {url}")
     if context.settings.demo:
-        click.echo("try: its-proxy ask --demo", err=True)
+        _say("try: its-proxy ask --demo")
 
 
 def _demo_problem() -> tuple[str, str]:

@@ -70,6 +70,7 @@ class Metrics(Collector):
             registry=registry,
         )  # fmt: skip
         self._targets: Callable[[], Iterable[Target]] = tuple
+        self._n_dropped: Callable[[], int] = int
         registry.register(self)
         self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
         self.build.labels(__version__).set(1)
@@ -86,6 +87,10 @@ class Metrics(Collector):
             self.agreement.labels(model).observe(outcome.vote.agreement)
             if outcome.vote.is_tie:
                 self.ties.labels(model).inc()
+
+    def follow_log(self, n_dropped: Callable[[], int]) -> None:
+        """From now on this says how many lines of the log were lost."""
+        self._n_dropped = n_dropped
 
     def follow(self, targets: Callable[[], Iterable[Target]]) -> None:
         """From now on these targets are told about, as they stand when the metrics are read."""
@@ -113,6 +118,9 @@ class Metrics(Collector):
             for known in ("pending", "verified", "unverified", "mismatch") if target.state != "none" else ():
                 state.add_metric([*place, known], known == target.state)
         yield from (state, in_flight, ejections, aborted)
+        yield CounterMetricFamily(
+            "its_proxy_log_lines_dropped", "Lines of the log that stderr did not take", value=self._n_dropped()
+        )
         if (ratio := _descriptors_in_use()) is not None:
             yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
 

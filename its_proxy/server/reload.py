@@ -73,7 +73,7 @@ class Reloader:
             await watch(catalog, self._on_change)
         except Exception as error:
             log.exception("a defect of its-proxy: the handshakes ended")
-            self._fail(ItsError(f"the handshakes ended: {error}"))
+            self._fail(ItsError(f"the handshakes ended: {type(error).__name__}"))
 
     def _on_change(self, target: Target, verdict: Verdict) -> None:
         report = log.warning if verdict.state in ("mismatch", "pending") else log.info

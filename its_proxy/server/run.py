@@ -4,8 +4,7 @@ import asyncio
 import errno
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -19,15 +18,16 @@ from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.server.descriptors import connections_for, raise_limit
 from its_proxy.server.engine import VllmEngine
+from its_proxy.server.lag import watching_lag
 from its_proxy.server.life import End, leave
 from its_proxy.server.listener import Site
+from its_proxy.server.logs import fill_standard_descriptors, on_loop_exception, writing_logs
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import QUICK_UPSTREAM, Settings
 from its_proxy.targets import FIRST_RETRY_S, Target
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 
 log = structlog.get_logger("its_proxy")
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def run(
@@ -41,13 +41,15 @@ def run(
     `on_ready` gets the base URL once the port is open and the engine, vLLM or the embedded one, is loaded.
     `read` gives the settings anew when SIGHUP asks for it.
     """
-    configure_logs(settings.log_level)
-    context = build_context(settings)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            runner.run(_serve(context, on_ready, read, engine))
-        except asyncio.CancelledError:
-            raise ItsError("ended at once by a further signal; what was in flight is lost") from None
+    fill_standard_descriptors()
+    with writing_logs(settings.log_level, settings.log_format) as sink:
+        context = build_context(settings)
+        context.metrics.follow_log(lambda: sink.n_dropped)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            try:
+                runner.run(_serve(context, on_ready, read, engine))
+            except asyncio.CancelledError:
+                raise ItsError("ended at once by a further signal; what was in flight is lost") from None
 
 
 async def _serve(
@@ -74,7 +76,8 @@ async def _serve(
     _on_signals(on_signal, reloader.reload)
     runner = create_runner(context)
     # vLLM ends last: until then it may be needed for the answers in flight.
-    async with engine or nullcontext():
+    loop.set_exception_handler(on_loop_exception)
+    async with engine or nullcontext(), watching_lag(context.metrics.lag.observe):
         await runner.setup()
         watching: asyncio.Task[None] | None = None
         try:
@@ -127,7 +130,7 @@ async def _watch_engine(
         end(error)
     except Exception as error:
         log.exception("a defect of its-proxy: vLLM is not watched any more")
-        end(ItsError(f"vLLM is not watched any more: {error}"))
+        end(ItsError(f"vLLM is not watched any more: {type(error).__name__}"))
 
 
 def _hold(context: Context, reason: str) -> None:
@@ -178,23 +181,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def configure_logs(level: str) -> None:
-    """One line an event on stderr: for a person at a terminal in words, else JSON. Never prompts, answers or keys."""
-    is_terminal = sys.stderr.isatty()
-    last: Iterable[structlog.typing.Processor] = (
-        # Plain tracebacks: the rich ones show local variables, prompts and keys among them.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if is_terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
