@@ -122,7 +122,7 @@ class Exchange:
         deadline = self._deadline()
         if self.is_passed_through:
             body = self._untouched()
-            async with self.door.admitted([self.chat.n], within_s=deadline.left_s):
+            async with self._room([self.chat.n], None, deadline):
                 with applied(self.front.mark):
                     async with deadline.held():
                         completion = await self.members[0].upstream.complete(body, self.request_id)
@@ -143,7 +143,7 @@ class Exchange:
         if self.is_passed_through:
             body = self._untouched()
             async with (
-                self.door.admitted([self.chat.n], within_s=deadline.left_s),
+                self._room([self.chat.n], None, deadline),
                 self._relay(body, {}, deadline) as streamed,
             ):
                 yield streamed
@@ -163,8 +163,14 @@ class Exchange:
         """The plan as there is room for it, when there is."""
         plans = sizes(plan, self.chat)
         begins_with = 1 if plan.starts_with_one else None
-        async with self.door.admitted([p.wave for p in plans], begins_with, deadline.left_s) as place:
+        async with self._room([p.wave for p in plans], begins_with, deadline) as place:
             yield plans[place.choice], place
+
+    @asynccontextmanager
+    async def _room(self, needs: Sequence[int], begins_with: int | None, deadline: Deadline) -> AsyncIterator[Place]:
+        self.served.require_open()
+        async with self.door.admitted(needs, begins_with, deadline.left_s) as place:
+            yield place
 
     def plan(self) -> Plan:
         """Raises NotPermitted for what needs a right that the caller lacks."""

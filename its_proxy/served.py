@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import DEADLINE_S, Member, VoteRules
-from its_proxy.targets import Missing, Route, Target, choose
+from its_proxy.targets import Missing, Route, Target, choose, longest_wait
 
 _RULES = TypeAdapter(VoteRules)
 
@@ -35,6 +35,10 @@ class Model:
         """Raises ModelUnavailable with the reason that promises most: what is pending may still come."""
         if not self.is_serving:
             min(self.targets, key=lambda target: target.state != "pending").require_serving()
+
+    @property
+    def is_blocked(self) -> bool:
+        return all(target.health.is_blocked for target in self.targets if target.is_serving)
 
     def member(self, salt: str | None) -> Member:
         """The model as one query asks it: by a route that begins at its least loaded target."""
@@ -78,6 +82,11 @@ class Served:
         if not self.is_serving:
             for model in self.models:
                 model.require_serving()
+
+    def require_open(self) -> None:
+        """Raises UpstreamBusy where every target that serves is left alone for a while: asking would be in vain."""
+        if self.is_serving and all(model.is_blocked for model in self.models):
+            raise longest_wait(self.targets)
 
     def members(self, salt: str | None = None) -> list[Member]:
         """As one query asks them, those that serve first: where no vote is held, the first is the one asked."""

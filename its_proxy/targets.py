@@ -6,10 +6,9 @@ upstream comes back, its model list changes, the pair's name answers 404, or `re
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, Literal, TypeVar
 
 from its_proxy.checkpoint import Checkpoint
@@ -21,13 +20,13 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
+from its_proxy.health import Health
 from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied
+from its_proxy.upstreams.retries import RetryBudget, tried_once
 
 _Result = TypeVar("_Result")
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
-FAILURES_TO_EJECT = 3
-FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +71,12 @@ class Target:
         self.is_local = is_local
         self.policy = policy
         self.n_in_flight = 0
-        self.n_ejections = 0
+        self.health = Health()
+        self.budget = RetryBudget()
         self.n_aborted = 0
         self.retry_in_s = FIRST_RETRY_S
         self._n_suspicions = 0
         self._examination: asyncio.Timeout | None = None
-        self._failures = 0
-        self._ejected_until = 0.0
         self._wake = asyncio.Event()
 
     @property
@@ -100,10 +98,6 @@ class Target:
             ("verified", "none") if self.policy.needs_verified else ("verified", "unverified", "none")
         )
         return self.state in served
-
-    @property
-    def is_ejected(self) -> bool:
-        return monotonic() < self._ejected_until
 
     def require_serving(self) -> None:
         """Raises ModelUnavailable, with the reason, unless queries may be sent here."""
@@ -153,7 +147,7 @@ class Target:
         if verdict is None or n_suspicions != self._n_suspicions:
             return  # what was examined may not be what stands there now
         if self.state == "pending" and verdict != self.verdict:
-            self._failures, self._ejected_until = 0, 0.0  # whatever failed is not what was examined now
+            self.health.answered()  # whatever failed is not what was examined now
         # The figures in a reason change a little each time; why a target is pending is worth telling.
         is_news = verdict.state != self.state or (verdict.state == "pending" and verdict != self.verdict)
         self.verdict = verdict
@@ -242,7 +236,7 @@ class Target:
             self.n_aborted += 1
             raise
         else:
-            self._failures, self._ejected_until = 0, 0.0
+            self.health.answered()
         finally:
             self.n_in_flight -= 1
 
@@ -252,17 +246,11 @@ class Target:
             self.suspect(str(error))
         elif is_unknown_name(error) and self.checkpoint is not None:
             self.suspect(f"upstream {self.upstream.name} answered 404 to {self.served_name}")
-        elif not (isinstance(error, UpstreamBusy) or (isinstance(error, UpstreamRejected) and error.status < 500)):
+        elif isinstance(error, UpstreamBusy):
+            self.health.refused(error)
+        elif not (isinstance(error, UpstreamRejected) and error.status < 500):
             self._wake.set()  # a broken connection may be the end of the server that was examined
-            if not self.is_ejected:  # calls that were in flight together fail together, and tell of one failure
-                self._failures += 1
-                if self._failures >= FAILURES_TO_EJECT:
-                    self._eject()
-
-    def _eject(self) -> None:
-        longest = min(FIRST_EJECTION_S * 2 ** (self._failures - FAILURES_TO_EJECT), LAST_EJECTION_S)
-        self._ejected_until = monotonic() + longest * random.uniform(0.75, 1.25)
-        self.n_ejections += 1
+            self.health.failed(error)
 
 
 def cost_nothing(error: UpstreamError) -> bool:
@@ -275,14 +263,27 @@ def is_unknown_name(error: UpstreamError) -> bool:
 
 
 def choose(targets: Sequence[Target], besides: Target | None = None) -> Target | None:
-    """The serving target with the least candidates in flight; ejected or drained ones only where no other is left."""
+    """The serving target with the least candidates in flight; drained ones, those that fail or are busy, and last those
+    that are blocked, only where no other is left."""
     serving = [target for target in targets if target.is_serving and target is not besides]
     # The random number: queries that are planned in the same moment must not all find the same target idle.
     return min(
         serving,
-        key=lambda target: (target.policy.is_drained, target.is_ejected, target.n_in_flight, random.random()),
+        key=lambda target: (
+            target.health.is_blocked,
+            target.policy.is_drained,
+            target.health.is_avoided,
+            target.n_in_flight,
+            random.random(),
+        ),
         default=None,
     )
+
+
+def longest_wait(targets: Iterable[Target]) -> UpstreamBusy:
+    """What a query is told where all the targets that serve are blocked."""
+    waits = [target.health.blocked(target.upstream.name) for target in targets if target.is_serving]
+    return max(waits, key=lambda wait: wait.retry_after_s or 0.0)
 
 
 @dataclass(slots=True)
@@ -291,7 +292,8 @@ class Route:
     once; or, `is_spread`, each to the least busy one, so that no target can lose the whole vote.
 
     A call that certainly cost nothing there (no connection, no room, no such name) is asked once elsewhere, and the
-    calls after it go there at once. `salt` goes along where the upstream is known to take one. `was_begun`: some
+    calls after it go there at once; only where there is no elsewhere may its upstream ask once more. A target that is
+    blocked meanwhile gets no further call. `salt` goes along where the upstream is known to take one. `was_begun`: some
     call may have cost something, so the query is not asked again as a whole. `state`: the handshake's, when chosen.
     """
 
@@ -301,6 +303,7 @@ class Route:
     is_spread: bool = False
     was_begun: bool = False
     state: State = field(init=False)
+    _probed: Target | None = None
 
     def __post_init__(self) -> None:
         self.state = self.target.state
@@ -313,35 +316,50 @@ class Route:
     async def complete(self, body: Body, request_id: str) -> Completion:
         target = self._next()
         try:
-            return await self._begin(target.complete(self._body(target, body), request_id))
+            with tried_once(self._other(target) is not None):
+                return await self._begin(target.complete(self._body(target, body), request_id))
         except UpstreamError as error:
             other = self._elsewhere(target, error)
-        return await self._begin(other.complete(self._body(other, body), request_id))
+        with tried_once():
+            return await self._begin(other.complete(self._body(other, body), request_id))
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         target = self._next()
         async with AsyncExitStack() as stack:
             try:
-                stream = target.stream(self._body(target, body), request_id)
-                chunks = await self._begin(stack.enter_async_context(stream))
+                with tried_once(self._other(target) is not None):
+                    stream = target.stream(self._body(target, body), request_id)
+                    chunks = await self._begin(stack.enter_async_context(stream))
             except UpstreamError as error:
                 other = self._elsewhere(target, error)
-                stream = other.stream(self._body(other, body), request_id)
-                chunks = await self._begin(stack.enter_async_context(stream))
+                with tried_once():
+                    stream = other.stream(self._body(other, body), request_id)
+                    chunks = await self._begin(stack.enter_async_context(stream))
             yield chunks
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
         return await self.target.upstream.models()
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        return await self.target.forward(method, path, body, content_type)
+        return await self._next().forward(method, path, body, content_type)
 
     async def close(self) -> None:
         """The upstreams are the catalog's to close."""
 
     def _next(self) -> Target:
-        return (choose(self.targets) or self.target) if self.is_spread else self.target
+        """Where the next call goes. Raises UpstreamBusy, the longest wait of all, where nobody may be sent anywhere."""
+        target = self.target
+        if self.is_spread or (target.health.is_blocked and target is not self._probed):
+            target = choose(self.targets) or target
+        if target.health.is_blocked and target is not self._probed:
+            raise longest_wait(self.targets)
+        if target.health.begin_probe():
+            self._probed = target
+        if not self.is_spread and target is not self.target:
+            self.target, self.state = target, target.state
+        target.budget.earn()
+        return target
 
     async def _begin(self, call: Awaitable[_Result]) -> _Result:
         try:
@@ -361,12 +379,17 @@ class Route:
         is_promised = target.checkpoint is not None or not is_unknown_name(error)
         if not (cost_nothing(error) and is_promised):
             raise error
-        has_moved = self.target is not target and not self.is_spread
-        other = self.target if has_moved else choose(self.targets, besides=target)
-        if other is None:
+        other = self._other(target)
+        if other is None or (isinstance(error, UpstreamBusy) and not target.budget.spend()):
             raise error
         self.target, self.state = other, other.state
         return other
+
+    def _other(self, target: Target) -> Target | None:
+        """Where a call that `target` did not take may go: where the query's others have gone, if they have."""
+        has_moved = self.target is not target and not self.is_spread
+        other = self.target if has_moved else choose(self.targets, besides=target)
+        return None if other is None or other.health.is_blocked else other
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.handshake import Verdict
-from its_proxy.targets import FAILURES_TO_EJECT, Missing, Policy, Route, Target, choose
+from its_proxy.health import FAILURES_TO_EJECT
+from its_proxy.targets import Missing, Policy, Route, Target, choose
 from its_proxy.upstreams.http import HttpUpstream
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, tokens_of, write_checkpoint
@@ -276,9 +277,9 @@ async def test_failures_in_a_row_eject_and_a_success_forgives(checkpoint):
     await fail_with(target, *broken[: FAILURES_TO_EJECT - 1])
     await target.complete(BODY, "r")
     await fail_with(target, *broken[: FAILURES_TO_EJECT - 1])
-    assert not target.is_ejected
+    assert not target.health.is_ejected
     await fail_with(target, broken[-1])
-    assert (target.is_ejected, target.n_ejections) == (True, 1)
+    assert (target.health.is_ejected, target.health.n_ejections) == (True, 1)
     assert target.state == "verified", "an ejection is about health, a verdict about the pair"
 
 
@@ -286,7 +287,7 @@ async def test_the_candidates_of_one_query_that_fail_together_are_one_failure(ch
     """Else eight of them would count as eight failures in a row, and keep the target away for half a minute."""
     target = target_at(Scripted("a"), checkpoint)
     await fail_with(target, *[UpstreamError("broke")] * 8)
-    assert (target.is_ejected, target.n_ejections) == (True, 1)
+    assert (target.health.is_ejected, target.health.n_ejections) == (True, 1)
 
 
 @pytest.mark.parametrize("error", [
@@ -296,7 +297,7 @@ async def test_the_candidates_of_one_query_that_fail_together_are_one_failure(ch
 async def test_what_is_about_the_request_never_ejects(error):
     target = Target("m", Scripted("a"), "m", None)
     await fail_with(target, *[error] * 20)
-    assert (target.is_ejected, target.state) == (False, "none")
+    assert (target.health.is_ejected, target.state) == (False, "none")
 
 
 async def test_a_404_on_a_route_that_the_upstream_may_lack_says_nothing_about_the_model(checkpoint):
@@ -324,7 +325,7 @@ async def test_a_cancelled_call_says_nothing_about_its_target(checkpoint):
     assert target.n_in_flight == 1
     call.cancel()
     await asyncio.wait({call})
-    assert (target.n_in_flight, target.is_ejected, target.state) == (0, False, "verified")
+    assert (target.n_in_flight, target.health.is_ejected, target.state) == (0, False, "verified")
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------
@@ -382,6 +383,73 @@ async def test_a_call_is_moved_only_once(checkpoint):
     with pytest.raises(UpstreamUnreachable):
         await route.complete(BODY, "r")
     assert (c.bodies, route.was_begun) == ([], False)
+
+
+async def test_a_busy_target_is_left_for_another_only_as_often_as_the_budget_pays(checkpoint):
+    """In an outage of all targets together, half of the tries would be in vain."""
+    a, b = (Scripted(name, *[UpstreamBusy("full", status=503)] * 2000) for name in "ab")
+    targets = [target_at(upstream, checkpoint) for upstream in (a, b)]
+    for _ in range(1000):
+        with pytest.raises(UpstreamBusy):
+            await Route(choose(targets), targets).complete(BODY, "r")
+    assert len(a.bodies) + len(b.bodies) <= 1250
+
+
+async def test_a_call_has_two_tries_and_not_two_at_each_place(checkpoint):
+    def busy(body, number):
+        return Say(status=503)
+
+    async with scripted_upstream(busy, ["m@pair"]) as one, scripted_upstream(busy, ["m@pair"]) as two:
+        upstreams = [HttpUpstream(name, scripted.url) for name, scripted in (("a", one), ("b", two))]
+        with pytest.raises(UpstreamBusy):
+            await route_over(*upstreams, checkpoint=checkpoint).complete(BODY, "r")
+        assert (len(one.bodies), len(two.bodies)) == (1, 1)
+        with pytest.raises(UpstreamBusy):
+            await route_over(upstreams[0], checkpoint=checkpoint).complete(BODY, "r")
+        assert len(one.bodies) == 3, "where there is no elsewhere, it is asked once more"
+        for upstream in upstreams:
+            await upstream.close()
+
+
+async def test_a_target_that_asked_for_a_pause_is_spared_and_the_others_are_used(checkpoint):
+    a, b = Scripted("a", UpstreamBusy("full", status=429, retry_after_s=7.0)), Scripted("b")
+    targets = [target_at(upstream, checkpoint) for upstream in (a, b)]
+    await Route(targets[0], targets).complete(BODY, "r")
+    for _ in range(50):
+        await Route(targets[0], targets).complete(BODY, "r")
+    assert (len(a.bodies), len(b.bodies)) == (1, 51)
+
+
+async def test_where_all_targets_pause_the_longest_wait_is_told_and_nobody_is_asked(checkpoint):
+    waits = [UpstreamBusy("full", status=503, retry_after_s=seconds) for seconds in (3.0, 7.0)]
+    a, b = (Scripted(name, wait) for name, wait in zip("ab", waits, strict=True))
+    targets = [target_at(upstream, checkpoint) for upstream in (a, b)]
+    with pytest.raises(UpstreamBusy):
+        await Route(targets[0], targets).complete(BODY, "r")
+    for _ in range(5):
+        with pytest.raises(UpstreamBusy) as told:
+            await Route(choose(targets), targets).complete(BODY, "r")
+        assert 6 < told.value.retry_after_s <= 7
+    assert (len(a.bodies), len(b.bodies)) == (1, 1)
+
+
+async def test_a_target_that_does_not_answer_is_tried_by_one_whole_query_at_a_time(checkpoint):
+    target = target_at(Scripted("a"), checkpoint)
+    await fail_with(target, *[UpstreamTimeout("late")] * FAILURES_TO_EJECT)
+    target.upstream.bodies.clear()
+    with pytest.raises(UpstreamBusy, match="does not answer"):
+        await Route(target, [target]).complete(BODY, "r")
+    assert target.upstream.bodies == []
+    target.health._ejected_until = 0.0
+    probing, other = Route(target, [target]), Route(target, [target])
+    target.upstream.errors = [UpstreamTimeout("late")]
+    with pytest.raises(UpstreamTimeout):
+        await probing.complete(BODY, "r-0")
+    with pytest.raises(UpstreamBusy):
+        await other.complete(BODY, "r-0")
+    await probing.complete(BODY, "r-1")
+    await other.complete(BODY, "r-1")
+    assert len(target.upstream.bodies) == 3
 
 
 async def test_a_stream_moves_before_its_first_byte(checkpoint):

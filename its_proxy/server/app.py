@@ -138,6 +138,7 @@ async def forward(request: web.Request) -> web.Response:
     [member] = served.members()
     body["model"] = member.served_name
     path = request.path.removeprefix("/v1/")
+    served.require_open()
     async with door.admitted([1]):
         with applied(front.mark):
             reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")

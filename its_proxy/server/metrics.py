@@ -113,7 +113,7 @@ class Metrics(Collector):
         for target in self._targets():
             place = [target.model, target.upstream.name]
             in_flight.add_metric(place, target.n_in_flight)
-            ejections.add_metric(place, target.n_ejections)
+            ejections.add_metric(place, target.health.n_ejections)
             aborted.add_metric(place, target.n_aborted)
             for known in ("pending", "verified", "unverified", "mismatch") if target.state != "none" else ():
                 state.add_metric([*place, known], known == target.state)

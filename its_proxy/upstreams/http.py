@@ -26,6 +26,7 @@ from its_proxy.codesign.errors import (
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
 from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
+from its_proxy.upstreams.retries import RetryBudget, is_tried_once
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
@@ -34,17 +35,6 @@ from its_proxy.upstreams.written import Pieces, SharedJson
 MAX_REPLY_BYTES = 8 * 2**20
 _JSON = "application/json"
 _Result = TypeVar("_Result")
-
-
-class RetryBudget:
-    """At most a fifth of the calls in flight, and three in any case, may be second tries: an outage is not doubled."""
-
-    def __init__(self) -> None:
-        self.n_active = 0
-        self.n_retrying = 0
-
-    def allows(self) -> bool:
-        return self.n_retrying < max(3, self.n_active // 5)
 
 
 class HttpUpstream:
@@ -122,22 +112,17 @@ class HttpUpstream:
 
     async def _twice(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
         """Asks again, once, where the first try certainly cost the upstream nothing and the budget allows."""
-        self._budget.n_active += 1
+        if is_tried_once():
+            return await call()
+        self._budget.earn()
         try:
-            try:
-                return await call()
-            except (UpstreamUnreachable, UpstreamBusy) as error:
-                wait_s = getattr(error, "retry_after_s", None) or 0.0
-                if wait_s > 1.0 or not self._budget.allows():
-                    raise
-            self._budget.n_retrying += 1
-            try:
-                await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
-                return await call()
-            finally:
-                self._budget.n_retrying -= 1
-        finally:
-            self._budget.n_active -= 1
+            return await call()
+        except (UpstreamUnreachable, UpstreamBusy) as error:
+            wait_s = getattr(error, "retry_after_s", None) or 0.0
+            if wait_s > 1.0 or not self._budget.spend():
+                raise
+        await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
+        return await call()
 
     async def _complete_once(self, data: Pieces, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)

@@ -193,7 +193,7 @@ async def test_a_killed_server_costs_what_was_in_flight_on_it_and_is_used_again_
             fleet.silent.clear()
             await fleet.start("s2", OLD)
             await until(lambda: target(server, OLD, "s2").is_serving)
-            assert not target(server, OLD, "s2").is_ejected
+            assert not target(server, OLD, "s2").health.is_ejected
             await until(lambda: fleet.running["s2"].n_finished > 20)
     assert len(failed) == n_in_flight
     assert all("upstream s2 " in error["message"] for error in failed)

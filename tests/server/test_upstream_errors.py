@@ -46,6 +46,18 @@ async def test_a_busy_upstream_says_when_to_come_back(asking, status, hint):
     assert "x-should-retry" not in reply.headers
 
 
+async def test_an_upstream_that_asked_for_a_pause_is_not_asked_and_clients_hear_when_to_come_back(asking):
+    checkpoint, fields = asking
+    async with serving_script(Say(status=429, headers={"Retry-After": "7"}), checkpoint) as (server, upstream):
+        await server.ask(**fields)
+        asked = len(upstream.bodies)
+        for more in ({}, {"stream": True}):
+            reply = await server.ask(**fields, **more)
+            assert reply.status == 429
+            assert 6 <= int(reply.headers["Retry-After"]) <= 9
+        assert len(upstream.bodies) == asked
+
+
 BAD_PAYLOADS = {
     "HTML": b"<html>secret</html>",
     "empty": b"",

@@ -24,7 +24,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
 )
 from its_proxy.upstreams import http as module
-from its_proxy.upstreams.http import HttpUpstream, RetryBudget
+from its_proxy.upstreams.http import HttpUpstream
 from tests.scripted import Say, scripted_upstream
 
 BODY = {"model": "model", "messages": [{"role": "user", "content": "2 + 5?"}]}
@@ -301,16 +301,6 @@ async def test_a_success_without_a_reply_is_none(status):
     assert isinstance(error, UpstreamRejected)
 
 
-def test_at_most_three_or_a_fifth_of_the_calls_are_second_tries():
-    budget = RetryBudget()
-    budget.n_active, budget.n_retrying = 10, 2
-    assert budget.allows()
-    budget.n_retrying = 3
-    assert not budget.allows()
-    budget.n_active = 20
-    assert budget.allows()
-
-
 async def test_an_outage_is_not_doubled():
     calls = 100
 
@@ -326,7 +316,6 @@ async def test_an_outage_is_not_doubled():
         )
     assert all(isinstance(result, UpstreamBusy) for result in results)
     assert len(server.heads) <= 1.25 * calls
-    assert (upstream._budget.n_active, upstream._budget.n_retrying) == (0, 0)
 
 
 # -- replies that are none ---------------------------------------------------------------------------------------------
@@ -560,7 +549,6 @@ async def test_after_500_calls_that_were_left_new_ones_work_and_no_connection_is
             assert (await upstream.complete(BODY, f"again-{number}"))["choices"][0]["message"]["content"] == "7"
         assert len(upstream._transport._idle) == 1
         assert upstream._transport._places._value == 64
-        assert upstream._budget.n_active == 0
 
 
 async def test_a_call_that_waits_for_a_free_connection_can_be_left_too():
