@@ -13,7 +13,7 @@ all is `blocked`, as is one that rests: then clients hear at once when to come b
 import random
 from time import monotonic
 
-from its_proxy.codesign.errors import BadPayload, UpstreamBusy, UpstreamError, UpstreamRejected
+from its_proxy.codesign.errors import UpstreamBusy, UpstreamError
 
 FAILURES_TO_EJECT = 3
 FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 30.0
@@ -63,8 +63,7 @@ class Health:
         """Calls that were in flight together fail together, and tell of one failure."""
         if self.is_ejected:
             return
-        has_answered = isinstance(error, UpstreamRejected | BadPayload)
-        self._is_mute = not has_answered and (self._is_mute or self._failures == 0)
+        self._is_mute = error.is_mute and (self._is_mute or self._failures == 0)
         self._failures += 1
         if self._failures >= FAILURES_TO_EJECT:
             self._eject()

@@ -5,10 +5,17 @@ from types import SimpleNamespace
 import pytest
 
 import its_proxy.health as module
-from its_proxy.codesign.errors import BadPayload, UpstreamBusy, UpstreamError, UpstreamRejected, UpstreamTimeout
+from its_proxy.codesign.errors import (
+    BadPayload,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamRejected,
+    UpstreamTimeout,
+)
 from its_proxy.health import FAILURES_TO_EJECT, LAST_EJECTION_S, LONGEST_REST_S, Health
 
-BROKE, ANSWERED = UpstreamError("broke"), UpstreamRejected("no", status=500)
+BROKE, ANSWERED = UpstreamBroken("broke"), UpstreamRejected("no", status=500)
 
 
 @pytest.fixture
@@ -59,7 +66,7 @@ def test_a_probe_that_nobody_waited_for_leaves_the_next_one_to_another_query(clo
     assert health.begin_probe()
 
 
-@pytest.mark.parametrize("error", [ANSWERED, BadPayload("odd")])
+@pytest.mark.parametrize("error", [ANSWERED, BadPayload("odd"), UpstreamError("broke off in the middle")])
 def test_a_server_that_answers_with_errors_is_avoided_and_never_blocked(clock, error):
     health = failing(error)
     assert (health.is_avoided, health.is_blocked) == (True, False)

@@ -18,6 +18,7 @@ from its_proxy.codesign.errors import (
     QuorumLost,
     RequestError,
     StrategyNotApplicable,
+    UpstreamBroken,
     UpstreamError,
     UpstreamUnreachable,
 )
@@ -240,7 +241,7 @@ def refusal(error: ItsError, request_id: str) -> Told:
 def _no_reply(error: ItsError, status: int) -> dict[str, str]:
     if status == 504:
         return {NO_REPLY: "timeout"}
-    is_broken = isinstance(error, UpstreamUnreachable) or type(error) is UpstreamError
+    is_broken = isinstance(error, UpstreamUnreachable | UpstreamBroken) or type(error) is UpstreamError
     return {NO_REPLY: "connection"} if is_broken else {}
 
 

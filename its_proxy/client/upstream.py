@@ -11,6 +11,7 @@ import openai
 import orjson
 
 from its_proxy.codesign.errors import (
+    UpstreamBroken,
     UpstreamBusy,
     UpstreamError,
     UpstreamRejected,
@@ -131,7 +132,7 @@ def _upstream_error(name: str, error: openai.APIError) -> UpstreamError:
         return _refusal(name, error)
     if type(error.__cause__).__name__ == "ConnectError":
         return UpstreamUnreachable(f"upstream {name} cannot be reached", hint="is it running?")
-    return UpstreamError(f"upstream {name} broke the connection")
+    return UpstreamBroken(f"upstream {name} broke the connection")
 
 
 def _refusal(name: str, error: openai.APIStatusError) -> UpstreamError:

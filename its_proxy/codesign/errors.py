@@ -19,6 +19,7 @@
     ├── UpstreamError              one upstream call failed
     │   ├── UpstreamUnreachable    no connection
     │   │   └── UpstreamUntrusted  its TLS certificate is expired, or not trusted here
+    │   ├── UpstreamBroken         the connection broke before any reply
     │   ├── UpstreamBusy           429 or 503 before any body; carries retry_after_s
     │   ├── UpstreamRejected       any other error status; carries it
     │   ├── UpstreamTimeout        first byte, idle or total timer
@@ -132,17 +133,25 @@ class StrategyUnavailable(ItsError):
 
 
 class UpstreamError(ItsError):
+    """`is_mute`: nothing was heard from the server at all."""
+
     code = "upstream_error"
+    is_mute = False
 
 
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
     is_retryable = True
+    is_mute = True
 
 
 class UpstreamUntrusted(UpstreamUnreachable):
     code = "upstream_tls"
     is_retryable = False
+
+
+class UpstreamBroken(UpstreamError):
+    is_mute = True
 
 
 class UpstreamBusy(UpstreamError):
@@ -168,6 +177,7 @@ class UpstreamRejected(UpstreamError):
 
 class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
+    is_mute = True
 
 
 class BadPayload(UpstreamError):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from its_proxy import __version__
 from its_proxy.codesign.errors import (
     BadPayload,
+    UpstreamBroken,
     UpstreamBusy,
     UpstreamError,
     UpstreamRejected,
@@ -155,7 +156,7 @@ class HttpUpstream:
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} sent nothing in time") from None
         except TransportError:
-            raise UpstreamError(f"upstream {self.name} broke the connection") from None
+            raise UpstreamBroken(f"upstream {self.name} broke the connection") from None
         if response.status != 200:
             response.close()
             raise _refusal(self.name, response)
