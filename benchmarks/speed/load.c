@@ -4,8 +4,8 @@
 
    REQUEST is one whole HTTP request, sent as it is. Replies may have a length or come in chunks. At the end one JSON line
    tells the requests answered with 200 and with anything else, those that broke off, and in milliseconds the times to
-   the first byte of a reply's body and to its end (p50, p90, p99, max). Only what ends within the time is counted; what
-   is unfinished after five seconds more is told apart. */
+   the first byte of a reply's body and to its end (p50, p90, p99, max). Only what ends within the time counts as answered;
+   what is late is told apart, and what is unfinished after five seconds more. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,7 +43,7 @@ typedef struct {
 static char *request;
 static size_t n_request;
 static int epoll_fd, port, is_over;
-static unsigned long n_ok, n_other, n_broken, n_unconnected;
+static unsigned long n_ok, n_other, n_late, n_broken, n_unconnected;
 static long n_busy;
 static Times firsts, wholes;
 
@@ -97,7 +97,10 @@ static void open_one(Conn *c) {
 
 static void end(Conn *c) {
     n_busy--;
-    if (!is_over) {
+    if (is_over) {
+        if (c->status == 200) n_late++;
+        else n_other++;
+    } else {
         int64_t now = now_ns();
         if (c->status == 200) n_ok++;
         else n_other++;
@@ -213,9 +216,9 @@ int main(int argc, char **argv) {
         }
     }
     double seconds = ((is_over ? ends : now_ns()) - began) / 1e9;
-    printf("{\"ok\": %lu, \"other\": %lu, \"broken\": %lu, \"unconnected\": %lu, \"unfinished\": %ld, \"seconds\": %.3f, "
+    printf("{\"ok\": %lu, \"late\": %lu, \"other\": %lu, \"broken\": %lu, \"unconnected\": %lu, \"unfinished\": %ld, \"seconds\": %.3f, "
            "\"per_second\": %.1f",
-           n_ok, n_other, n_broken, n_unconnected, n_busy, seconds, n_ok / seconds);
+           n_ok, n_late, n_other, n_broken, n_unconnected, n_busy, seconds, n_ok / seconds);
     tell("first", &firsts), tell("whole", &wholes);
     puts("}");
     return 0;
