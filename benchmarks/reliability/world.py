@@ -46,7 +46,7 @@ async def world(
     async with start_upstream() as upstream:
         given = dict(settings or {})
         gpu = {"url": upstream.url, **given.pop("gpu", {})}
-        common = {"upstreams": {"gpu": gpu}, "models": models(folder), "log_level": "error"}
+        common = {"upstreams": {"gpu": gpu}, "models": models(folder), "log_level": "error", "lame_duck_s": 0}
         async with start_proxy({**common, **given}, folder, environ, program) as proxy:
             await asyncio.gather(*(proxy.until(name, "gpu", "verified", "unverified") for name in ("voted", "counted")))
             yield proxy, upstream
