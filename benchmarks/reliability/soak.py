@@ -38,6 +38,8 @@ GOAL = (
 )
 SHARES = {"leaves": 0.10, "fault": 0.05, "bomb": 0.01}
 KINDS = ("sound", *SHARES)
+# A server that asks for a pause of seconds would be left alone, and no fault be suffered any more.
+SUFFERED = sorted(FAULTS.keys() - {"429-with-RA"})
 QUERY = "How many eggs are 3 eggs and 4 eggs?"
 DEADLINE_S, TIMERS = 8.0, {"first_byte_timeout_s": 3.0, "idle_timeout_s": 3.0}
 HANGS_AFTER_S = DEADLINE_S + 5.0
@@ -101,13 +103,14 @@ def request(number: int) -> tuple[str, dict[str, Any]]:
     model = draw.choice(["passed", "passed", "voted", "counted"])
     wish = Wish(delay_s=draw.uniform(0, 0.02), n_chunks=3)
     if kind == "fault":
-        fault = draw.choice(sorted(FAULTS))
+        # The others must not suffer for it, as they would if their server failed or rested.
+        model, fault = f"{model}-2", draw.choice(SUFFERED)
         wish = Wish(faults={"all" if draw.random() < 0.5 else str(draw.randrange(4)): fault})
     elif kind == "bomb":
         model, wish = draw.choice(["voted", "counted"]), Wish(texts=tuple(draw.sample(BOMBS, 4)))
     elif kind == "leaves":
         wish = Wish(n_answering=draw.choice([0, 1, 2, 4]), n_chunks=200, chunk_delay_s=0.01)
-    vote = {} if model == "passed" else {"its": {"vote": "always"}}
+    vote = {} if model.startswith("passed") else {"its": {"vote": "always"}}
     messages = [{"role": "user", "content": wish.written(f"{QUERY} ({number % 5000})")}]
     return kind, {"model": model, "messages": messages, "seed": 0, "stream": draw.random() < 0.5, **vote}
 

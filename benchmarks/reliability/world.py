@@ -3,10 +3,10 @@
     async with world(folder, {"max_n": 8}) as (proxy, upstream):
         ...
 
-Its models: `voted` (8 candidates, manifest `random`), `counted` (the same, every candidate streamed), `passed`.
+Its models: `voted` (8 candidates, manifest `random`), `counted` (the same, every candidate streamed), `passed`. The
+same three stand behind a second upstream, `voted-2` and so on: the same server again, with a health of its own.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,11 +23,16 @@ PROGRAM = ("its_proxy", "serve")
 def models(folder: Path) -> dict[str, Any]:
     """The section `models` of a configuration, its checkpoint written below `folder`."""
     checkpoint = write_checkpoint(folder / "checkpoint", manifest("random"))
-    voted = {"upstream": "gpu", "served_name": "model", "checkpoint": str(checkpoint)}
-    return {
+    voted = {"served_name": "model", "checkpoint": str(checkpoint)}
+    three = {
         "voted": voted,
         "counted": {**voted, "vote": {"usage_policy": "exact"}},
-        "passed": {"upstream": "gpu", "served_name": "other"},
+        "passed": {"served_name": "other"},
+    }
+    return {
+        name + suffix: {**model, "upstream": upstream}
+        for suffix, upstream in (("", "gpu"), ("-2", "gpu2"))
+        for name, model in three.items()
     }
 
 
@@ -38,7 +43,7 @@ async def world(
     environ: Mapping[str, str] | None = None,
     program: Sequence[str] = PROGRAM,
 ) -> AsyncIterator[tuple[Proxy, Running]]:
-    """Both ready, their handshake done. `settings` go over the common ones; under `gpu`: those of the upstream.
+    """Both ready, their handshake done. `settings` go over the common ones; under `gpu`: those of both upstreams.
 
     `program`: as `start_proxy` takes it.
     """
@@ -46,7 +51,13 @@ async def world(
     async with start_upstream() as upstream:
         given = dict(settings or {})
         gpu = {"url": upstream.url, **given.pop("gpu", {})}
-        common = {"upstreams": {"gpu": gpu}, "models": models(folder), "log_level": "error", "lame_duck_s": 0}
+        common = {
+            "upstreams": {"gpu": gpu, "gpu2": gpu},
+            "models": models(folder),
+            "log_level": "error",
+            "lame_duck_s": 0,
+        }
         async with start_proxy({**common, **given}, folder, environ, program) as proxy:
-            await asyncio.gather(*(proxy.until(name, "gpu", "verified", "unverified") for name in ("voted", "counted")))
+            for name, target in (("voted", "gpu"), ("counted", "gpu"), ("voted-2", "gpu2"), ("counted-2", "gpu2")):
+                await proxy.until(name, target, "verified", "unverified")
             yield proxy, upstream
