@@ -6,14 +6,15 @@ The server and every plug-in answer through this, so that they cannot differ in 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
+from its_proxy.observe import NOBODY, Call, Observer
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
@@ -21,7 +22,7 @@ from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, 
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Outcome, sample
 from its_proxy.served import Served
-from its_proxy.upstreams.base import Body, applied
+from its_proxy.upstreams.base import Body, applied, traced
 
 STREAM_BEGINS_S = 1.0
 HEARTBEAT_S = 10.0
@@ -98,7 +99,8 @@ def _ignore(outcome: Outcome) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """`members`: as this request asks them. `rights`: what the caller may override. `door`: where room for its
-    candidates is waited for, within the same deadline that they have. Raises the ItsError family."""
+    candidates is waited for, within the same deadline that they have. `observer`: who watches the calls. Raises the
+    ItsError family."""
 
     chat: ChatRequest
     served: Served
@@ -109,6 +111,7 @@ class Exchange:
     limits: Limits = NO_LIMITS
     on_outcome: Callable[[Outcome], None] = _ignore
     door: Door = OPEN_DOOR
+    observer: Observer = NOBODY
 
     @property
     def is_passed_through(self) -> bool:
@@ -123,15 +126,16 @@ class Exchange:
         if self.is_passed_through:
             body = self._untouched()
             async with self._room([self.chat.n], None, deadline):
-                with applied(self.front.mark):
+                with self._calling() as call:
                     async with deadline.held():
                         completion = await self.members[0].upstream.complete(body, self.request_id)
+                    call.told("ok", completion)
             return Reply(completion, {})
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
         async with self._admitted(plan, deadline) as (plan, place):
-            outcome = await sample(plan, self.request_id, place=place, deadline=deadline)
+            outcome = await sample(plan, self.request_id, place=place, deadline=deadline, observer=self.observer)
         return Reply(self._completion(outcome), headers_of(plan, outcome))
 
     @asynccontextmanager
@@ -183,6 +187,12 @@ class Exchange:
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan
 
+    @contextmanager
+    def _calling(self) -> Iterator[Call]:
+        """Around the one call that passes the request on."""
+        with self.observer.call(self.members[0]) as call, applied(self.front.mark), traced(call.traceparent):
+            yield call
+
     def _deadline(self) -> Deadline:
         return Deadline(self.served.rules.deadline_s)
 
@@ -208,7 +218,9 @@ class Exchange:
     async def _relay(self, body: Body, headers: Mapping[str, str], deadline: Deadline) -> AsyncIterator[Streamed]:
         upstream = self.members[0].upstream
         async with AsyncExitStack() as stack:
-            with applied(self.front.mark):
+            call = stack.enter_context(self.observer.call(self.members[0]))
+            # Only while it begins: who reads the stream may be another task.
+            with applied(self.front.mark), traced(call.traceparent):
                 async with deadline.held():
                     chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
             async with aclosing(deadline.bounded(chunks)) as bounded, aclosing(relayed(bounded)) as whole:
@@ -217,7 +229,7 @@ class Exchange:
     @asynccontextmanager
     async def _vote(self, plan: Plan, place: Place, deadline: Deadline) -> AsyncIterator[Streamed]:
         has_first = asyncio.Event()
-        sampling = sample(plan, self.request_id, has_first.set, place=place, deadline=deadline)
+        sampling = sample(plan, self.request_id, has_first.set, place=place, deadline=deadline, observer=self.observer)
         async with _running(sampling) as vote:
             async with _running(has_first.wait()) as first:
                 await asyncio.wait({vote, first}, timeout=STREAM_BEGINS_S, return_when=asyncio.FIRST_COMPLETED)

@@ -25,9 +25,10 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
 )
 from its_proxy.deadline import Deadline
+from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
-from its_proxy.upstreams.base import Completion
+from its_proxy.upstreams.base import Completion, traced
 from its_proxy.voting.answers import Answer, AnswerKind
 from its_proxy.voting.json_answers import IsValid
 from its_proxy.voting.messages import read_message
@@ -99,6 +100,7 @@ async def sample(
     *,
     place: Place = ANYWHERE,
     deadline: Deadline | None = None,
+    observer: Observer = NOBODY,
 ) -> Outcome:
     """Carries out a plan. `on_first` is called once, when the first candidate has been received.
 
@@ -106,7 +108,7 @@ async def sample(
 
     Raises the upstream's error where no candidate came, and VoteError where the caller insists on a vote.
     """
-    query = _Query(plan, request_id, on_first, place)
+    query = _Query(plan, request_id, on_first, place, observer)
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
         async with asyncio.timeout_at(deadline.ends_at):
@@ -119,11 +121,14 @@ async def sample(
 class _Query:
     """The state of one query in flight."""
 
-    def __init__(self, plan: Plan, request_id: str, on_first: Callable[[], None] | None, place: Place) -> None:
+    def __init__(
+        self, plan: Plan, request_id: str, on_first: Callable[[], None] | None, place: Place, observer: Observer
+    ) -> None:
         self._plan = plan
         self._request_id = request_id
         self._on_first = on_first
         self._place = place
+        self._observer = observer
         self._started_at = monotonic()
         self._arrivals: asyncio.Queue[Candidate] = asyncio.Queue()
         self._received: dict[int, Candidate] = {}
@@ -191,7 +196,10 @@ class _Query:
     async def _ask(self, index: int) -> None:
         async with self._place.candidate():
             self._begun_s[index] = self.elapsed()
-            candidate = await self._heard(index)
+            member = self._plan.member_of(index).member
+            with self._observer.call(member, index) as call, traced(call.traceparent):
+                candidate = await self._heard(index)
+                call.told(candidate.state, candidate.completion, candidate.error)
         self._arrivals.put_nowait(candidate)
 
     async def _heard(self, index: int) -> Candidate:

@@ -330,6 +330,8 @@ class Settings(_Frozen):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # "auto": words at a terminal, JSON elsewhere.
     log_format: Literal["auto", "json", "text"] = "auto"
+    # A span a request and a span a candidate, by OpenTelemetry (extra `otel`); OTEL_EXPORTER_OTLP_* say where to.
+    traces: bool = False
     # After SIGTERM: still accepting, while /readyz says no and every reply asks for another connection.
     lame_duck_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
     # How long requests in flight may then take; None is as long as the longest of them may.

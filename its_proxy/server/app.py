@@ -23,18 +23,20 @@ from its_proxy.server.context import (
     MODEL,
     PHASE,
     REQUEST_ID,
+    SPAN,
     STREAM,
     Context,
     caller_of,
     context_of,
     door_of,
     front_of,
+    observer_of,
     tenant_of,
     traits_of,
 )
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit
 from its_proxy.settings import Settings
-from its_proxy.upstreams.base import applied
+from its_proxy.upstreams.base import applied, traced
 
 log = structlog.get_logger("its_proxy")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -48,6 +50,7 @@ _HTTP_ERRORS = {
 CANCELLED_S = 0.1
 _BAD = "invalid_request_error"
 FORWARDED = ("completions", "embeddings")
+_OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
 
 
 def create_runner(context: Context) -> web.AppRunner:
@@ -140,7 +143,8 @@ async def forward(request: web.Request) -> web.Response:
     path = request.path.removeprefix("/v1/")
     served.require_open()
     async with door.admitted([1]):
-        with applied(front.mark):
+        call = observer_of(request).call(member, operation=_OPERATIONS[path])
+        with call as calling, applied(front.mark), traced(calling.traceparent):
             reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
     return web.Response(body=reply.body, status=reply.status, content_type=reply.content_type)
 
@@ -173,6 +177,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     started_at = time.perf_counter()
     status = 499
     context.metrics.in_flight.inc()
+    if context.traces is not None:
+        request[SPAN] = context.traces.request(
+            request.method, _route(request), request[REQUEST_ID], request.headers.get("traceparent")
+        )
     try:
         response = await _reply_or_error(request, handler)
         status = response.status
@@ -186,6 +194,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/"):
             context.metrics.requests.labels(request[MODEL], str(status)).inc()
             context.metrics.duration.labels(request[MODEL]).observe(seconds)
+        if (span := request.get(SPAN)) is not None:
+            span.end(status, request[MODEL])
         log.info("request", id=request[REQUEST_ID], route=_route(request), model=request[MODEL], code=status,
                  ms=round(1000 * seconds, 1))  # fmt: skip
 

@@ -24,11 +24,13 @@ from its_proxy.server.context import (
     MODEL,
     PHASE,
     REQUEST_ID,
+    SPAN,
     STREAM,
     caller_of,
     context_of,
     door_of,
     front_of,
+    observer_of,
     tenant_of,
     traits_of,
 )
@@ -87,6 +89,8 @@ async def _answer(
 ) -> web.StreamResponse:
     def count(outcome: Outcome) -> None:
         context_of(request).metrics.count_outcome(request[MODEL], outcome)
+        if (span := request.get(SPAN)) is not None:
+            span.tell(outcome)
 
     exchange = Exchange(
         chat=chat,
@@ -98,6 +102,7 @@ async def _answer(
         limits=_limits(context_of(request).settings),
         on_outcome=count,
         door=door,
+        observer=observer_of(request),
     )
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)

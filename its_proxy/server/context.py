@@ -9,10 +9,12 @@ from aiohttp import web
 
 from its_proxy.admission import Admission, Door
 from its_proxy.exchange import Front
+from its_proxy.observe import NOBODY, Observer
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
 from its_proxy.server.dialect import Dialect
 from its_proxy.server.metrics import Metrics
+from its_proxy.server.traces import RequestSpan, Traces
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import APPLIED_HEADER
 
@@ -20,7 +22,7 @@ from its_proxy.upstreams.base import APPLIED_HEADER
 @dataclass(slots=True)
 class Context:
     """One server's state. `is_draining`: still answering, but no longer to be sent new work. `tls`: for connections to
-    come, where it is spoken."""
+    come, where it is spoken. `traces`: where they are wanted."""
 
     settings: Settings
     catalog: Catalog
@@ -29,6 +31,7 @@ class Context:
     admission: Admission
     is_draining: bool = False
     tls: SSLContext | None = None
+    traces: Traces | None = None
 
 
 CONTEXT = web.AppKey("context", Context)
@@ -36,6 +39,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 MODEL = web.RequestKey("model", str)
 """The configured name that a request resolved to: what logs and metrics may say about it."""
 DIALECT = web.RequestKey("dialect", Dialect)
+SPAN = web.RequestKey("span", RequestSpan)
 PHASE = web.RequestKey("phase", str)
 """How far a request has come when its client leaves: receiving, queued, answering or streaming."""
 STREAM = web.RequestKey("stream", web.StreamResponse)
@@ -49,6 +53,12 @@ def context_of(request: web.Request) -> Context:
 def caller_of(request: web.Request) -> Caller:
     """Raises Unauthenticated."""
     return context_of(request).doorkeeper.admit(request.headers.get("Authorization"))
+
+
+def observer_of(request: web.Request) -> Observer:
+    """Who watches its calls to upstreams."""
+    span: Observer | None = request.get(SPAN)
+    return span if span is not None else NOBODY
 
 
 def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> str | None:

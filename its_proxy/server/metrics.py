@@ -12,6 +12,7 @@ from its_proxy import __version__
 from its_proxy.admission import Admission
 from its_proxy.reply import degradations
 from its_proxy.sampling import Outcome, generated_tokens
+from its_proxy.server.traces import Traces
 from its_proxy.targets import Target
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -71,6 +72,7 @@ class Metrics(Collector):
         )  # fmt: skip
         self._targets: Callable[[], Iterable[Target]] = tuple
         self._n_dropped: Callable[[], int] = int
+        self._traces: Traces | None = None
         registry.register(self)
         self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
         self.build.labels(__version__).set(1)
@@ -91,6 +93,10 @@ class Metrics(Collector):
     def follow_log(self, n_dropped: Callable[[], int]) -> None:
         """From now on this says how many lines of the log were lost."""
         self._n_dropped = n_dropped
+
+    def follow_traces(self, traces: Traces) -> None:
+        """From now on this says how many spans were lost."""
+        self._traces = traces
 
     def follow(self, targets: Callable[[], Iterable[Target]]) -> None:
         """From now on these targets are told about, as they stand when the metrics are read."""
@@ -121,6 +127,10 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "its_proxy_log_lines_dropped", "Lines of the log that stderr did not take", value=self._n_dropped()
         )
+        if self._traces is not None:
+            yield CounterMetricFamily(
+                "its_proxy_spans_dropped", "Spans that were not delivered", value=self._traces.n_dropped
+            )
         if (ratio := _descriptors_in_use()) is not None:
             yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
 

@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from functools import partial
 
 import structlog
@@ -23,6 +23,7 @@ from its_proxy.server.life import End, leave
 from its_proxy.server.listener import Site
 from its_proxy.server.logs import fill_standard_descriptors, on_loop_exception, writing_logs
 from its_proxy.server.reload import Reloader
+from its_proxy.server.traces import open_traces
 from its_proxy.settings import QUICK_UPSTREAM, Settings
 from its_proxy.targets import FIRST_RETRY_S, Target
 from its_proxy.upstreams.embedded import EmbeddedUpstream
@@ -42,9 +43,13 @@ def run(
     `read` gives the settings anew when SIGHUP asks for it.
     """
     fill_standard_descriptors()
-    with writing_logs(settings.log_level, settings.log_format) as sink:
+    with ExitStack() as stack:
+        sink = stack.enter_context(writing_logs(settings.log_level, settings.log_format))
         context = build_context(settings)
         context.metrics.follow_log(lambda: sink.n_dropped)
+        if settings.traces:
+            context.traces = stack.enter_context(closing(open_traces()))
+            context.metrics.follow_traces(context.traces)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             try:
                 runner.run(_serve(context, on_ready, read, engine))

@@ -34,6 +34,20 @@ def applied(pair_id: str | None) -> Iterator[None]:
         APPLIED.reset(token)
 
 
+TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The span that a call belongs to: upstreams that trace, too, are told (W3C trace context)."""
+
+
+@contextmanager
+def traced(traceparent: str | None) -> Iterator[None]:
+    """Calls that begin in this block belong to this span."""
+    token = TRACEPARENT.set(traceparent)
+    try:
+        yield
+    finally:
+        TRACEPARENT.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class RawReply:
     """An answer of a route that is passed through byte for byte."""

@@ -24,7 +24,7 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
-from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, Body, Completion, RawReply
+from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply
 from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 from its_proxy.upstreams.retries import RetryBudget, is_tried_once
@@ -144,6 +144,8 @@ class HttpUpstream:
             fields["X-Request-Id"] = request_id
         if (pair_id := APPLIED.get()) is not None:
             fields[APPLIED_HEADER] = pair_id
+        if (traceparent := TRACEPARENT.get()) is not None:
+            fields["traceparent"] = traceparent
         try:
             async with asyncio.timeout(self._first_byte_timeout_s):
                 response = await self._transport.open(method, self._route(path), fields, data)
