@@ -149,7 +149,8 @@ async def _until_gone(reader: asyncio.StreamReader) -> bytes:
 
 
 async def _carry_out(call: Call) -> None:
-    wish, number = wish_of(call.body), call.body.get("seed") or 0
+    seed = call.body.get("seed")
+    wish, number = wish_of(call.body), seed if isinstance(seed, int) else 0
     if (fault := wish.faults.get(str(number), wish.faults.get("all"))) is not None:
         await FAULTS[fault](call)
     elif number >= wish.n_answering:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 _MARK = re.compile(r"##(\{.*\})##", re.DOTALL)
-EVERY = 10**6
+EVERY = 2**64
+"""More than there are seeds: a request that names none gets one at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,9 @@ class Wish:
 
 def wish_of(body: Mapping[str, Any]) -> Wish:
     """What the last message that holds a wish wants; by default the candidate answers at once."""
-    for message in reversed(body.get("messages") or []):
+    messages = body.get("messages")
+    messages = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    for message in reversed(messages):
         if (found := _MARK.search(str(message.get("content")))) is not None:
             fields = json.loads(found[1])
             return Wish(**{**fields, "texts": tuple(fields["texts"])})

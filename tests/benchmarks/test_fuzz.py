@@ -1,0 +1,53 @@
+"""Fuzzing of the routes: what is fuzzed is the published description, and whatever goes wrong is seen."""
+
+import asyncio
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from benchmarks.reliability.fuzz import http
+from benchmarks.reliability.fuzz.__main__ import requests
+from its_proxy.server.openapi import description
+
+
+def test_the_fuzzed_description_is_the_published_one_with_the_names_that_are_served():
+    fuzzed, published = http.document("0" * 64), description()
+    assert {path: list(item) for path, item in fuzzed["paths"].items()} == {
+        path: list(item) for path, item in published["paths"].items()
+    }
+    assert fuzzed["components"]["schemas"]["ModelName"]["enum"] == list(http.NAMES)
+    for name, schema in published["components"]["schemas"].items():
+        assert set(schema.get("properties", ())) <= set(fuzzed["components"]["schemas"][name].get("properties", ()))
+
+
+async def test_the_fuzzed_server_votes_and_its_stop_watch_runs(tmp_path):
+    async with http.served(tmp_path, "secret") as proxy, aiohttp.ClientSession() as http_client:
+        asked = {"messages": [{"role": "user", "content": "What is 2 + 5?"}]}
+        for name, status in {"voted": 200, "everyone": 200, "voted:its-3": 200, "passed": 200, "nobody": 404}.items():
+            body, key = {"model": name, **asked}, {"Authorization": "Bearer secret"}
+            async with http_client.post(f"{proxy.url}/chat/completions", json=body, headers=key) as reply:
+                assert reply.status == status
+        async with http_client.post(f"{proxy.url}/chat/completions", json=asked) as reply:
+            assert reply.status == 401
+        while not (stalls := tmp_path / "stalls.json").exists():
+            await asyncio.sleep(0.05)
+    assert json.loads(stalls.read_text())["n_ticks"] > 0
+
+
+def test_a_5xx_is_counted_as_one():
+    counted = Counter({"POST /v1/models/{name} 405": 2, "POST /v1/responses 502": 1, "GET /livez no reply": 3})
+    figures = http._figures(counted, 1, 0, {"worst_busy_ms": 1.0, "worst_clock_ms": 2.0}, [])
+    assert (figures["requests"], figures["5xx"], figures["without a reply"]) == (6, 1, 3)
+    assert figures["statuses"] == {"405": 2, "502": 1, "no reply": 3}
+
+
+@pytest.mark.skipif("ITS_FUZZ" not in os.environ, reason="ITS_FUZZ names no environment with schemathesis")
+def test_some_requests_of_schemathesis_find_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(http, "EXAMPLES", 10)
+    figures, is_good = requests(tmp_path, False)
+    assert figures["requests"] >= 1_000
+    assert (figures["findings"], is_good) == ([], True)
