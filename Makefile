@@ -3,8 +3,8 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm torture reliability audit check fix demo grid results dry-run \
-	results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
+.PHONY: help environment serve test test-vllm test-eval test-litellm torture fuzz reliability audit check fix demo grid results \
+	dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
