@@ -17,6 +17,8 @@ from its_proxy.settings import Settings
 BACKLOG = 1024
 ACCEPTED_AT_ONCE = 16
 """So many before anything else gets its turn; no more can be over the limit for a moment."""
+SEND_BUFFER_BYTES = 64 * 1024
+"""What the kernel holds for one reader, who could have megabytes of it else; it takes twice that for its own use."""
 SPARE = 16
 """Connections beyond the limit that may still ask the open routes, such as /livez; the newest are kept."""
 SPARE_PATIENCE = Patience(header_s=1.0, body_s=1.0, write_idle_s=5.0, keepalive_s=1.0)
@@ -103,6 +105,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
         raise missing
     for opened in sockets:
         opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # what it accepts inherits this
     return sockets
 
 

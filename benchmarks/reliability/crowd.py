@@ -1,0 +1,155 @@
+"""A crowd of clients that only cost, as a process of its own; says on stdout, as JSON, what became of them.
+
+python -m benchmarks.reliability.crowd URL headers 1000 45
+
+    headers   begin a request, and go on a byte a second
+    bodies    say how long the body is, and send a byte of it a second
+    readers   ask for a stream, and never read
+    idle      connect, and say nothing
+"""
+
+import asyncio
+import json
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import click
+import uvloop
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n"
+LONG = b"Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+FIRST = {"headers": HEAD + b"X-A: ", "bodies": HEAD + LONG + b"{", "idle": b""}
+DROP = {"headers": b"a", "bodies": b" "}
+
+
+@dataclass(slots=True)
+class Member(asyncio.Protocol):
+    """One client. `lived_s` is told when the server has ended its connection."""
+
+    first: bytes
+    opened_at: float = 0.0
+    lived_s: float | None = None
+    status: str = "none"
+    transport: asyncio.Transport | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.opened_at = monotonic()
+        self.transport.write(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"HTTP/1."):
+            self.status = data[9:12].decode()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lived_s = monotonic() - self.opened_at
+        self.transport = None
+        self.gone.set()
+
+
+def hold(url: str, n: int, seconds: float, body: bytes) -> dict[str, Any]:
+    """Readers who do not: their end cannot be seen without reading."""
+    place = urlsplit(url)
+    held = [socket.create_connection((place.hostname or "", place.port or 80)) for _ in range(n)]
+    for each in held:
+        each.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    print(json.dumps({"opened": n, "refused": 0}), flush=True)
+    sleep(seconds)
+    return {}
+
+
+async def attack(url: str, kind: str, n: int, seconds: float) -> dict[str, Any]:
+    """Opens them all, keeps them busy until all are gone or the time is over."""
+    place = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    members = [Member(FIRST[kind]) for _ in range(n)]
+    n_refused = 0
+    for member in members:
+        try:
+            await loop.create_connection(lambda member=member: member, place.hostname, place.port)  # type: ignore[misc]
+        except OSError:
+            n_refused += 1
+    print(json.dumps({"opened": n - n_refused, "refused": n_refused}), flush=True)
+    dripping = asyncio.ensure_future(drip(members, DROP.get(kind, b"")))
+    await asyncio.wait([asyncio.ensure_future(member.gone.wait()) for member in members], timeout=seconds)
+    dripping.cancel()
+    lived = [member.lived_s for member in members if member.lived_s is not None]
+    return {
+        "gone": len(lived),
+        "first_gone_s": round(min(lived, default=0), 2),
+        "last_gone_s": round(max(lived, default=0), 2),
+        "statuses": dict(Counter(member.status for member in members)),
+    }
+
+
+async def drip(members: list[Member], drop: bytes) -> None:
+    """Spread over the second, as so many strangers would be."""
+    while drop:
+        for number, member in enumerate(members):
+            if member.transport is not None:
+                member.transport.write(drop)
+            if number % 50 == 49:
+                await asyncio.sleep(50 / len(members))
+        await asyncio.sleep(0.01)
+
+
+# -- from outside ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Crowd:
+    """A running crowd; `opened` and `refused` are known once all have tried."""
+
+    process: asyncio.subprocess.Process
+    opened: int = 0
+    refused: int = 0
+
+    async def outcome(self) -> dict[str, Any]:
+        """When all are gone, or their time is over."""
+        assert self.process.stdout is not None
+        return dict(json.loads(await self.process.stdout.readline()))
+
+
+@asynccontextmanager
+async def crowd(url: str, kind: str, n: int, seconds: float, body: bytes = b"") -> AsyncIterator[Crowd]:
+    """All connected, as far as they could be; ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.reliability.crowd", url, kind, str(n), str(seconds)),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(body)
+        process.stdin.close()
+        told = json.loads(await process.stdout.readline())
+        yield Crowd(process, told["opened"], told["refused"])
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@click.command(help=__doc__)
+@click.argument("url")
+@click.argument("kind", type=click.Choice([*FIRST, "readers"]))
+@click.argument("n", type=int)
+@click.argument("seconds", type=float)
+def main(url: str, kind: str, n: int, seconds: float) -> None:
+    if kind == "readers":
+        outcome = hold(url, n, seconds, sys.stdin.buffer.read())
+    else:
+        outcome = uvloop.run(attack(url, kind, n, seconds))
+    print(json.dumps(outcome), flush=True)
+
+
+if __name__ == "__main__":
+    main()
