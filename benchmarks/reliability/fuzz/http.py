@@ -100,7 +100,7 @@ async def served(folder: Path, key: str) -> AsyncIterator[Proxy]:
     async with start_upstream() as upstream:
         settings = {
             "upstreams": {"gpu": {"url": upstream.url}},
-            "models": models(folder),
+            "models": {name: model for name, model in models(folder).items() if model["upstream"] == "gpu"},
             "ensembles": {"everyone": {"members": ["voted", "counted"]}},
             "keys": [{"name": "fuzz", "env": "ITS_FUZZ_KEY", "rights": ["force", "explain", "candidates", "front"]}],
             "max_n": N,
