@@ -98,6 +98,8 @@ def _arrow(values: Iterable[int]) -> str:
 
 
 def _number(value: str | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
