@@ -84,6 +84,17 @@ _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"{f['orphans']} orphans, {f['slots_leaked']} slots leaked; p50 {f['p50_ms']}, p99 {f['p99_ms']}, "
         f"most {f['max_ms']} ms"
     ),
+    "descriptors": lambda f: (
+        f"/livez within {f['/livez answered after, s at most']} s meanwhile; well again within "
+        f"{f['well again after, s at most']} s after they went"
+    ),
+    "large_bodies": lambda f: (
+        f"{f['most memory, MiB more']} MiB more; the slowest body of 2 MiB read in {f['slowest reading, ms']} ms"
+    ),
+    "key_timing": lambda f: (
+        f"t of {f['t, near misses, against guesses']} for keys that are nearly right, "
+        f"{f['t, half a key, against guesses']} for half of one"
+    ),
     "endless": lambda f: f"at most {max(f.values())} MiB",
     "soak": lambda f: (
         f"{f['requests']:,} requests in {f['minutes']} minutes; memory {f['rss_mib_after_warm_up']} MiB "
