@@ -17,7 +17,7 @@ Json: TypeAlias = dict[str, Any]
 
 _REFS = "#/components/schemas/{model}"
 _TEXT: Json = {"type": "string"}
-_POSITIVE: Json = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**31}
+_POSITIVE: Json = {"type": ["integer", "null"], "minimum": 1}
 _ITS_HEADERS = ("x-its-pair", "x-its-votes", "x-its-agreement", "x-its-degraded")
 _HEADERS = {
     "x-request-id": "The client's own id where it is harmless (64 letters, digits, `-` or `_`), else a fresh one.",
@@ -93,7 +93,7 @@ def _asking(what: str, asked: str, told: str, *, is_streamed: bool = False) -> J
     """A route that reaches an upstream."""
     content: Json = {"application/json": {"schema": {"$ref": _REFS.format(model=told)}}}
     if is_streamed:
-        content["text/event-stream"] = {"schema": _TEXT}
+        content["text/event-stream"] = {}
     return {
         "summary": f"One {what}",
         "operationId": asked.removesuffix("Request").lower(),

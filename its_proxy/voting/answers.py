@@ -279,7 +279,7 @@ def _respelled(written: str) -> str:
 
 def _without_spaces(written: str) -> str:
     """Drops all spaces but one between letters or digits: `p - q` is `p-q`, `1 2` is not `12`."""
-    dropped = re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", written.strip())
+    dropped = re.sub(r"(?<![A-Za-z0-9\s])\s+|\s+(?![A-Za-z0-9\s])", "", written.strip())
     dropped = re.sub(r"(\\[A-Za-z]+)\s+(?![A-Za-z])", r"\1", dropped)
     return re.sub(r"\s+", " ", dropped)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from benchmarks.reliability.fuzz import http
+from benchmarks.reliability.fuzz import guided, http, properties
 from benchmarks.reliability.fuzz.__main__ import requests
 from its_proxy.server.openapi import description
 
@@ -51,3 +51,23 @@ def test_some_requests_of_schemathesis_find_nothing(tmp_path: Path, monkeypatch)
     figures, is_good = requests(tmp_path, False)
     assert figures["requests"] >= 1_000
     assert (figures["findings"], is_good) == ([], True)
+
+
+def test_the_examples_of_hypothesis_are_counted_by_area():
+    said = """
+tests/properties/test_sse.py::test_one:
+    - 120 passing, 0 failing, and 14 invalid test cases
+tests/properties/test_votes.py::test_two:
+  - during reuse phase (0.00 seconds):
+    - 1 passing, 0 failing, and 0 invalid test cases
+  - during generate phase (0.79 seconds):
+    - 9 passing, 0 failing, and 0 invalid test cases
+"""
+    assert properties.counted(said) == {"sse": 120, "votes": 10}
+
+
+@pytest.mark.skipif("ITS_FUZZ" not in os.environ, reason="ITS_FUZZ names no environment with atheris")
+def test_some_seconds_of_atheris_find_nothing(tmp_path: Path):
+    figures = guided.fuzz(Path(os.environ["ITS_FUZZ"]), tmp_path, 1.0)
+    assert figures["findings"] == []
+    assert all(figures[f"{name}: inputs"] > 10 for name in ("sse", "request", "answer"))

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from benchmarks.reliability.fuzz import http
+from benchmarks.reliability.fuzz import guided, http, properties
 from benchmarks.reliability.results import FOLDER, save
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -47,7 +47,22 @@ def requests(folder: Path, is_long: bool) -> tuple[dict[str, Any], bool]:
     return figures, is_sound and figures["longest on the event loop, ms of processor time"] <= LIMIT_MS
 
 
-PARTS: dict[str, Callable[[Path, bool], tuple[dict[str, Any], bool]]] = {"requests": requests}
+def readers(folder: Path, is_long: bool) -> tuple[dict[str, Any], bool]:
+    figures = guided.fuzz(environment(), folder / "readers", 600 if is_long else 20)
+    slowest = max((value for name, value in figures.items() if name.endswith("slowest_ms")), default=0.0)
+    return figures, not figures["findings"] and slowest <= LIMIT_MS
+
+
+def examples(folder: Path, is_long: bool) -> tuple[dict[str, Any], bool]:
+    figures = properties.check(folder / "examples", 110 if is_long else 5)
+    return figures, not figures["findings"] and (figures["examples"] >= 200_000 or not is_long)
+
+
+PARTS: dict[str, Callable[[Path, bool], tuple[dict[str, Any], bool]]] = {
+    "requests": requests,
+    "examples": examples,
+    "readers": readers,
+}
 
 
 @click.command(help=__doc__)

@@ -1,0 +1,47 @@
+"""Where the fuzzers begin: a few inputs of each target that reach its parts."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+
+def _event(*, content: str | None = None, finish: str | None = None) -> bytes:
+    delta = {} if content is None else {"content": content}
+    return b"data: " + json.dumps({"id": "c", "choices": [{"delta": delta, "finish_reason": finish}]}).encode()
+
+
+def _stream(*lines: bytes, end: bytes = b"\n") -> bytes:
+    """Cut every 7 bytes, as `targets.sse` reads it."""
+    stream = end.join(lines)
+    return b"\x07" * (len(stream) // 3) + stream
+
+
+_REQUESTS: tuple[bytes, ...] = (
+    b'{"model":"model","messages":[{"role":"user","content":"How many eggs are 3 eggs and 4 eggs?"}]}',
+    b'{"model":"model","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"its":{"n":2,"vote":"always"}}',
+    b'{"model":"model","messages":[],"n":0}',
+    b'{"model":"m","model":"n","messages":[{"role":"user","content":"x"}],"seed":18446744073709551616}',
+    b'{"model":"model","input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"x"}]}]}',
+    b'{"model":"model","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema",'
+    b'"json_schema":{"name":"a","schema":{"type":"object","properties":{"a":{"type":"number"}}}}},"its":{"answer":"json"}}',
+    b'{"model":"model","messages":[{"role":"user","content":"x"}],"its":{"strategy":"fixed","force":true},"stream":true}',
+)
+
+SEEDS: Mapping[str, Sequence[bytes]] = {
+    "sse": (
+        _stream(_event(content="a"), b"", _event(finish="stop"), b"", b"data: [DONE]", b""),
+        _stream(b": ping", _event(content="\u00e9"), b"", b"data:[DONE]", end=b"\r\n"),
+        _stream(_event(content="a"), b"", b'data: {"error": {"message": "secret"}}', b"", end=b"\r"),
+        _stream(b"event: x", b"id: 1", b"data: {", b"data: [1]", b"data"),
+    ),
+    "request": tuple(bytes([way]) + body for body in _REQUESTS for way in (0, 1))
+    + tuple(bytes([way]) * 40 for way in range(8)),
+    "answer": (
+        b"\x00\x00So it is \\boxed{\\frac{3}{4}}, or \\boxed{x = 1{,}000 \\text{ cm}^2}.",
+        b"\x00\x01\x08" + b"\x00\x1fSo it is \\boxed{\\frac{3}{4}}.    " * 3,
+        b"\x01" + b"\x08" + b"\x00\x1f#### 1,234.50\nthe total is $12.30 " * 3,
+        b"\x02\x04\x00\x1f</think>The answer is (1, 2].     " * 4,
+        b"\x03\x04\x00\x1fI choose (B), because A is wrong. " * 4,
+        b'\x04\x04\x00\x1f```json\n{"a": [1.0, 1e2]}\n```\n   ' * 4,
+        b"\x05\x00\x00\x05\x05\x01\x01\x04\x05\x01\x02\x03" * 6,
+    ),
+}

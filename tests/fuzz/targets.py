@@ -1,0 +1,231 @@
+"""What is fuzzed: each takes any bytes, and must get by with the errors that it documents, in time.
+
+    TARGETS["sse"](b"...")
+
+Beside not to fail, each holds what must be true of every input: a stream reads the same however it is cut, a request
+that is accepted can be planned and sent, an answer that was read is read the same again.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import thread_time
+from typing import Any, TypeVar
+
+import orjson
+
+from its_proxy.checkpoint import Checkpoint, open_checkpoint
+from its_proxy.codesign.errors import ItsError, RequestError, UpstreamError
+from its_proxy.handshake import NO_MANIFEST
+from its_proxy.plan import Member, VoteRules, make_plan
+from its_proxy.protocol.body import read_body
+from its_proxy.protocol.chat import read_chat
+from its_proxy.protocol.envelope import error_reply
+from its_proxy.protocol.responses.request import chat_body
+from its_proxy.protocol.sse import DONE, read_events, relayed
+from its_proxy.response_format import validity_of
+from its_proxy.upstreams.http import HttpUpstream
+from its_proxy.voting.answers import Answer, AnswerKind, answer_of, normal_form, proven_different, read_answer, same
+from its_proxy.voting.messages import read_message
+from tests.fuzz.material import Material
+from tests.serving import manifest, write_checkpoint
+
+MAX_S = 0.1
+"""Of processor time: what an event loop may be kept busy with by one input."""
+KINDS: tuple[AnswerKind, ...] = ("boxed", "number", "final_line", "letter", "json", "tool_calls")
+Told = tuple[list[Any], type[ItsError] | None]
+T = TypeVar("T")
+
+
+class TooSlow(Exception):
+    """An input that costs more than `MAX_S`, three times over."""
+
+
+def in_time(target: Callable[[bytes], None], data: bytes) -> float:
+    """Runs a target; seconds that it took. Raises TooSlow, and whatever the target did not expect."""
+    seconds = _seconds(target, data)
+    if seconds > MAX_S and (seconds := min(_seconds(target, data) for _ in range(3))) > MAX_S:
+        raise TooSlow(f"{seconds:.3f} s for {len(data)} bytes")
+    return seconds
+
+
+def _seconds(target: Callable[[bytes], None], data: bytes) -> float:
+    began = thread_time()
+    target(data)
+    return thread_time() - began
+
+
+# -- an upstream's stream ----------------------------------------------------------------------------------------------
+
+
+def sse(data: bytes) -> None:
+    """The stream is the second half of the bytes, the first says how it is cut."""
+    material = Material(data[: len(data) // 4])
+    stream = data[len(data) // 4 :]
+    pieces = list(material.pieces(stream))
+    assert b"".join(pieces) == stream
+    whole, cut = _finished(_told(read_events(_each([stream])))), _finished(_told(read_events(_each(pieces))))
+    assert whole == cut
+    written, error = _finished(_told(relayed(_each(pieces))))
+    said = b"".join(written)
+    assert said.endswith(DONE if error is None else b"\n\n")
+    assert said.splitlines().count(DONE.strip()) == (error is None)
+    # What a client is given can be read, and holds no error of the upstream's.
+    events, fault = _finished(_told(read_events(_each([said]))))
+    assert fault is None
+    assert events == whole[0][: len(events)]
+
+
+async def _told(events: AsyncIterator[Any]) -> Told:
+    told = []
+    try:
+        async for event in events:
+            told.append(event)
+    except UpstreamError as error:
+        return told, type(error)
+    return told, None
+
+
+async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """Of what never waits: an event loop for each input would be most of the work."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    raise AssertionError("it waited")
+
+
+# -- a client's request ------------------------------------------------------------------------------------------------
+
+RIGHTS = (frozenset({"force", "explain", "candidates"}), frozenset[str]())
+REQUEST_KEYS = (
+    "model", "messages", "role", "content", "type", "text", "its", "n", "stream", "stream_options", "max_tokens",
+    "seed", "max_completion_tokens", "temperature", "tools", "tool_choice", "tool_calls", "function", "name",
+    "arguments", "json", "response_format", "json_schema", "schema", "chat_template_kwargs", "documents", "stop",
+    "input", "instructions", "max_output_tokens", "include", "previous_response_id", "reasoning", "call_id", "output",
+    "image_url", "vote", "answer", "strategy", "force", "explain", "candidates", "min_agreement", "sampling",
+    "properties", "items", "$ref", "pattern",
+)  # fmt: skip
+REQUEST_WORDS = (
+    "user", "system", "assistant", "tool", "message", "function_call", "function_call_output", "input_text",
+    "input_image", "text", "json_object", "json_schema", "object", "array", "string", "boxed", "letter", "always",
+    "off", "client", "none", "random", "similar", "fixed", "exact", "beta", "model:its-8",
+    "How many eggs are 3 eggs and 4 eggs?", "(a+)+$",
+)  # fmt: skip
+
+
+def request(data: bytes) -> None:
+    """Bytes as they came, or a request made of them; for chat or for Responses, with and without a manifest."""
+    material = Material(data, REQUEST_WORDS)
+    choice = material.below(8)
+    body = material.rest() if choice < 2 else _spelled(_request(material, is_chat=choice % 2 == 0))
+    try:
+        asked = read_body(body)
+        chat = read_chat(chat_body(asked) if choice % 2 else asked)
+        for member in _members():
+            plan = make_plan(chat, [member], VoteRules(n=4), RIGHTS[choice > 5], "model")
+            assert 1 <= len(plan.members) <= plan.n <= 16
+            assert orjson.dumps({**plan.members[0].body, "seed": plan.seed + plan.n})
+    except RequestError as error:
+        refusal = error_reply(error).body
+    else:
+        return
+    assert orjson.dumps(refusal)
+
+
+def _request(material: Material, *, is_chat: bool) -> Any:
+    """Mostly what a request must have, with anything in any place."""
+    made = material.json(REQUEST_KEYS)
+    fields = made if isinstance(made, dict) else {"x": made}
+    turn = {"role": material.text(), "content": material.json(REQUEST_KEYS)}
+    given = {"messages": [turn]} if is_chat else {"input": [turn] if material.below(2) else material.text()}
+    return {"model": "model", **given, **fields}
+
+
+def _spelled(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@cache
+def _members() -> tuple[Member, ...]:
+    upstream = HttpUpstream("gpu", "http://gpu/v1")
+    checkpoints: tuple[Checkpoint | None, ...] = (None, *(_opened(strategy) for strategy in ("none", "random")))
+    return tuple(Member("model", upstream, "served", checkpoint, NO_MANIFEST) for checkpoint in checkpoints)
+
+
+def _opened(strategy: str) -> Checkpoint:
+    with TemporaryDirectory() as folder:
+        return open_checkpoint(write_checkpoint(Path(folder), manifest(strategy)))
+
+
+# -- a candidate's answer ----------------------------------------------------------------------------------------------
+
+ANSWER_WORDS = (
+    "\\boxed{", "}", "{", "\\frac{1}{2}", "\\dfrac12", "1,234", "1{,}000", "0.333...", "50\\%", "$", "\\$", "(1,2]",
+    "\\{1,2\\}", "\\left(", "\\infty", "x=", "\\text{ cm}^2", "\\cup", "</think>", "<think>", "#### ",
+    "The answer is ", "**", "answer: ", "(C)", "Option B", " is correct", "```json\n", "\n```\n", '{"a": 1.0}', "[",
+    "]", "1e9999", "\\sqrt{2}", "2^{10}", "^\\circ", "\u2212", "-", "/", ",", ".", "\n", " ", "7", "\\",
+)  # fmt: skip
+MESSAGE_KEYS = ("content", "tool_calls", "function", "name", "arguments", "type", "reasoning", "role")
+SCHEMA = {"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}
+
+
+def answer(data: bytes) -> None:
+    """Two texts of one kind, and a message."""
+    material = Material(data, ANSWER_WORDS)
+    kind = KINDS[material.below(len(KINDS))]
+    read = [_read(_text(material), kind) for _ in range(2)]
+    first, second = (found for found in read)
+    if first is not None and second is not None:
+        _hold(first, second)
+    _read_message(material, kind)
+
+
+def _text(material: Material) -> str:
+    """Of words and bytes, or all the bytes that are left."""
+    if not material.below(4):
+        return material.rest().decode("utf-8", "surrogateescape")
+    return "".join(material.text() for _ in range(material.below(24)))
+
+
+def _read(text: str, kind: AnswerKind) -> Answer | None:
+    assert normal_form(text[:512]).type
+    found = read_answer(text, kind)
+    if found is not None:
+        assert len(found.text) <= 512
+        assert answer_of(found.text, kind) == found
+    return found
+
+
+def _hold(first: Answer, second: Answer) -> None:
+    """Equal or proven different, never both, and the same from either side."""
+    assert same(first, first)
+    assert not proven_different(first, first)
+    assert same(first, second) == same(second, first)
+    assert proven_different(first, second) == proven_different(second, first)
+    assert not (same(first, second) and proven_different(first, second))
+    assert (first.form < second.form) != (first.form >= second.form)
+
+
+def _read_message(material: Material, kind: AnswerKind) -> None:
+    message = material.json(MESSAGE_KEYS)
+    if isinstance(message, Mapping):
+        is_valid = _validity() if material.below(2) else None
+        found = read_message(message, kind, is_valid)
+        assert found is None or answer_of(found.text, kind).form == found.form
+
+
+@cache
+def _validity() -> Callable[[str], bool] | None:
+    return validity_of({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}})
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {"sse": sse, "request": request, "answer": answer}

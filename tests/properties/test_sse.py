@@ -1,0 +1,109 @@
+"""Streams, cut anywhere: the same events, and a client's stream that ends as it should."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from its_proxy.codesign.errors import UpstreamError
+from its_proxy.protocol.sse import DONE, completion_events, event, read_events, relayed
+from tests.examples import examples
+from tests.fuzz.targets import sse
+
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+CHUNKS = st.text(max_size=20).map(lambda text: {"choices": [{"index": 0, "delta": {"content": text}}]})
+FINISH = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+COMMENTS = st.sampled_from([b"", b": ping", b"id: 7", b"retry: 10", b"event: x"])
+LINES = st.binary(max_size=20) | st.sampled_from(
+    [b"data: [DONE]", b"data:", b"data", b"data: {}", b'data: {"error": {}}',
+     b'data: {"choices": [{"finish_reason": "stop"}]}']
+)  # fmt: skip
+CUTS = st.lists(st.integers(1, 60), max_size=12)
+
+
+def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
+    for size in sizes:
+        yield data[:size]
+        data = data[size:]
+    yield data
+
+
+async def arriving(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+def finished(events: AsyncIterator) -> tuple[list, type | None]:
+    """What came of it, and the error that it ended with; nothing here ever waits."""
+
+    async def told() -> tuple[list, type | None]:
+        seen = []
+        try:
+            async for found in events:
+                seen.append(found)
+        except UpstreamError as error:
+            return seen, type(error)
+        return seen, None
+
+    try:
+        told().send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waited")
+
+
+@st.composite
+def sound_streams(draw) -> tuple[list[dict], bytes]:
+    """Events of an upstream that keeps to the protocol, and its bytes."""
+    end = draw(LINE_ENDS)
+    events = [*draw(st.lists(CHUNKS, max_size=5)), FINISH]
+    lines = []
+    for told in events:
+        lines += [draw(COMMENTS), b"data: " + orjson.dumps(told), b""]
+    return events, end.join([*lines, b"data: [DONE]", b"", b""])
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(sound_streams(), CUTS)
+def test_a_sound_stream_reads_the_same_however_it_is_cut_and_is_handed_on_whole(stream, cuts):
+    events, data = stream
+    assert finished(read_events(arriving(cut(data, cuts)))) == (events, None)
+    written, error = finished(relayed(arriving(cut(data, cuts))))
+    assert error is None
+    assert b"".join(written).endswith(DONE)
+    assert finished(read_events(arriving(cut(b"".join(written), cuts[::-1])))) == (events, None)
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(sound_streams(), CUTS, st.data())
+def test_a_stream_that_breaks_before_its_end_is_told_and_never_ends_inside_an_event(stream, cuts, data):
+    events, whole = stream
+    finish = whole.index(orjson.dumps(FINISH)) + len(orjson.dumps(FINISH)) - 1
+    broken = whole[: data.draw(st.integers(0, finish))]
+    written, error = finished(relayed(arriving(cut(broken, cuts))))
+    assert error is not None
+    assert b"".join(written).endswith(b"\n\n")
+    told, fault = finished(read_events(arriving(cut(b"".join(written), []))))
+    assert (told, fault) == (events[: len(told)], None)
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(st.lists(LINES, max_size=10), LINE_ENDS, st.binary(max_size=20))
+def test_any_lines_read_the_same_however_they_are_cut(lines, end, sizes):
+    stream = end.join(lines)
+    sse(sizes.ljust(len(stream) // 3 + 1, b"\x09")[: len(stream) // 3 + 1] + stream)
+
+
+@settings(max_examples=examples(120), deadline=None)
+@given(st.text(max_size=200), st.text(max_size=200), CUTS)
+def test_a_completion_told_as_a_stream_is_the_completion(content, reasoning, cuts):
+    message = {"role": "assistant", "content": content, "reasoning": reasoning}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    completion = {"id": "c", "created": 1, "model": "m", "choices": [choice], "usage": {"total_tokens": 3}}
+    stream = b"".join(completion_events(completion, include_usage=True)) + event({"choices": []}) + DONE
+    told, error = finished(read_events(arriving(cut(stream, cuts))))
+    assert error is None
+    deltas = [choice["delta"] for found in told for choice in found["choices"]]
+    for name, text in (("content", content), ("reasoning", reasoning)):
+        assert "".join(delta.get(name, "") for delta in deltas) == text
