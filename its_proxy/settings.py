@@ -28,6 +28,7 @@ Secrets stay outside: a file names the variable that holds a key, or carries the
 import difflib
 import ipaddress
 import re
+import socket
 import types
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -285,6 +286,8 @@ class Settings(_Frozen):
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    # Share the port with other servers that do, too: a new one listens once it can answer, then the old one is ended.
+    reuse_port: bool = False
     upstreams: dict[Name, UpstreamSettings] = {}
     models: Annotated[tuple[ModelSettings, ...], Field(strict=False)] = ()
     ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
@@ -685,6 +688,8 @@ def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conf
     for given, missing in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if getattr(settings, given) is not None and getattr(settings, missing) is None:
             yield (given,), f"needs {missing} beside it", "both are PEM files"
+    if settings.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        yield ("reuse_port",), "this system's ports cannot be shared", "leave it out"
     if settings.demo and (settings.models or settings.upstreams):
         yield ("demo",), "the demo serves only where no model and no upstream is configured", "leave it out"
     if not (settings.demo or settings.models or settings.upstreams):

@@ -87,7 +87,7 @@ async def alive(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """200 while at least one model serves and no shutdown has begun."""
     context = context_of(request)
-    is_ready = context.catalog.is_ready and not context.is_draining
+    is_ready = context.is_ready
     # Counts, not names: this route is open to everyone.
     serving = [served.is_serving for served in context.catalog.served.values()]
     body = {"status": "ready" if is_ready else "not ready", "models": len(serving), "serving": sum(serving)}

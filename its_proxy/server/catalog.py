@@ -12,7 +12,7 @@ from math import log
 from typing import Any, Literal
 
 from its_proxy.codesign.errors import ModelNotFound, RequestError
-from its_proxy.handshake import NO_MANIFEST
+from its_proxy.handshake import NO_MANIFEST, PENDING
 from its_proxy.open_upstream import OpenUpstream
 from its_proxy.served import Model, Served
 from its_proxy.targets import Target
@@ -81,6 +81,11 @@ class Catalog:
     @property
     def is_ready(self) -> bool:
         return any(served.is_serving for served in self.served.values()) or self.open_upstream is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every target has a first verdict, be it that it cannot be reached."""
+        return not any(target.verdict is PENDING for target in self.targets())
 
     def targets(self) -> Iterator[Target]:
         """Every target once, those of models that were found included."""

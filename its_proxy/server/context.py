@@ -1,7 +1,7 @@
 """What the handlers share, and what belongs to one request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any
 
@@ -32,6 +32,14 @@ class Context:
     is_draining: bool = False
     tls: SSLContext | None = None
     traces: Traces | None = None
+    _has_looked: bool = field(default=False, init=False)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is to be sent queries: at least one model serves, and no shutdown has begun. At its start also
+        every target has been looked at, so that nobody is sent here for a model that is only about to be known."""
+        self._has_looked = self._has_looked or self.catalog.is_known
+        return self._has_looked and self.catalog.is_ready and not self.is_draining
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -1,6 +1,7 @@
 """How a server ends: announced first, then without new clients, and once everybody has been answered."""
 
 import asyncio
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +22,35 @@ class End:
 
     failure: ItsError | None = None
     is_announced: bool = False
+
+
+class Ending:
+    """The wish to end this server, made inside its task: the first one counts, a signal after it ends it at once."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._first: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_wanted(self) -> bool:
+        return self._first.done()
+
+    def end(self, failure: ItsError | None = None, *, is_announced: bool = False) -> None:
+        if not self._first.done():
+            self._first.set_result(End(failure, is_announced))
+
+    def on_signal(self, number: int) -> None:
+        if self._first.done():
+            self._task.cancel()
+        # A person at a terminal wants it gone: there is no balancer to tell.
+        self.end(is_announced=number == signal.SIGTERM)
+
+    async def wanted(self, within_s: float | None = None) -> End | None:
+        """Waits for it; None where it has not come in time."""
+        await asyncio.wait({self._first}, timeout=within_s)
+        return self._first.result() if self._first.done() else None
 
 
 async def leave(end: End, site: Site, context: Context) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from its_proxy.server.connection import Connection, Patience
 from its_proxy.server.context import Context
+from its_proxy.server.deaf import deafen
 from its_proxy.settings import Settings
 
 BACKLOG = 1024
@@ -48,7 +49,7 @@ class Site(web.BaseSite):
 
     async def start(self) -> None:
         await super().start()
-        sockets = await _bind(self._host, self._port)
+        sockets = await _bind(self._host, self._port, is_shared=self._context.settings.reuse_port)
         self.listener = Listener(sockets, self._context, self._connection, self._n_connections)
         # All that a runner does with it is to close it and to read its sockets.
         self._server = cast(asyncio.AbstractServer, self.listener)
@@ -86,7 +87,7 @@ def patience_of(settings: Settings) -> Patience:
     return Patience(settings.header_s, settings.body_s, settings.write_idle_s, settings.keepalive_s)
 
 
-async def _bind(host: str, port: int) -> list[socket.socket]:
+async def _bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
     """A listening socket for each address of `host`. Raises OSError."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -94,7 +95,7 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
     missing: OSError | None = None
     for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
         try:
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=is_shared))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 for opened in sockets:
@@ -139,6 +140,8 @@ class Listener:
     async def settle(self) -> None:
         """Takes in whoever has come already, so that closing refuses nobody, and ends what is still shaking hands."""
         for listening in self.sockets:
+            if self._context.settings.reuse_port:
+                deafen(listening)
             while self._accept(listening):
                 pass
         if opening := [task for task in self._open.values() if not task.done()]:

@@ -5,7 +5,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack, closing, nullcontext, suppress
+from contextlib import AsyncExitStack, ExitStack, closing, nullcontext, suppress
 from functools import partial
 
 import structlog
@@ -19,7 +19,7 @@ from its_proxy.server.context import Context
 from its_proxy.server.descriptors import connections_for, raise_limit
 from its_proxy.server.engine import VllmEngine
 from its_proxy.server.lag import watching_lag
-from its_proxy.server.life import End, leave
+from its_proxy.server.life import Ending, leave
 from its_proxy.server.listener import Site
 from its_proxy.server.logs import fill_standard_descriptors, on_loop_exception, writing_logs
 from its_proxy.server.reload import Reloader
@@ -42,6 +42,8 @@ def run(
     `on_ready` gets the base URL once the port is open and the engine, vLLM or the embedded one, is loaded.
     `read` gives the settings anew when SIGHUP asks for it.
     """
+    if settings.reuse_port and engine is not None:
+        raise ConfigError("reuse_port: two servers cannot start vLLM side by side", hint="leave it out")
     fill_standard_descriptors()
     with ExitStack() as stack:
         sink = stack.enter_context(writing_logs(settings.log_level, settings.log_format))
@@ -63,52 +65,53 @@ async def _serve(
     read: Callable[[], Settings] | None,
     engine: VllmEngine | None,
 ) -> None:
-    loop, this = asyncio.get_running_loop(), asyncio.current_task()
-    assert this is not None
-    ending: asyncio.Future[End] = loop.create_future()
-
-    def end(failure: ItsError | None = None, *, is_announced: bool = False) -> None:
-        if not ending.done():
-            ending.set_result(End(failure, is_announced))
-
-    def on_signal(number: int) -> None:
-        if ending.done():
-            this.cancel()
-        # A person at a terminal wants it gone: there is no balancer to tell.
-        end(is_announced=number == signal.SIGTERM)
-
-    reloader = Reloader(context, read, end)
-    _on_signals(on_signal, reloader.reload)
+    ending = Ending()
+    reloader = Reloader(context, read, ending.end)
+    _on_signals(ending.on_signal, reloader.reload)
+    asyncio.get_running_loop().set_exception_handler(on_loop_exception)
     runner = create_runner(context)
     # vLLM ends last: until then it may be needed for the answers in flight.
-    loop.set_exception_handler(on_loop_exception)
-    async with engine or nullcontext(), watching_lag(context.metrics.lag.observe):
+    async with engine or nullcontext(), watching_lag(context.metrics.lag.observe), AsyncExitStack() as stack:
+        stack.push_async_callback(context.catalog.close)
         await runner.setup()
-        watching: asyncio.Task[None] | None = None
-        try:
-            if engine is not None:
-                _hold(context, f"vLLM is {engine.stage}")
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(reloader.stop)
+        if context.settings.reuse_port:
+            await _start(context, reloader)
+            await _until_known(context, ending)
+        if ending.is_wanted:
+            site = None  # before anybody could connect
+        elif engine is None:
+            site, url = await _listen(runner, context)
+            if not context.settings.reuse_port:
+                await _start(context, reloader)
+            on_ready(url, context)
+        else:
+            _hold(context, f"vLLM is {engine.stage}")
             site, url = await _listen(runner, context)
             await _start_engines(context)
-            if engine is None:
-                reloader.start()
-                on_ready(url, context)
-            else:
-                engine.say(f"its-proxy listens at {url}, and is not ready before vLLM is")
-                ready = partial(on_ready, url, context)
-                watching = asyncio.create_task(_watch_engine(engine, context, reloader, ready, end))
-            last = await ending
+            engine.say(f"its-proxy listens at {url}, and is not ready before vLLM is")
+            work = _watch_engine(engine, context, reloader, partial(on_ready, url, context), ending.end)
+            watching = asyncio.create_task(work)
+            stack.callback(watching.cancel)
+        last = await ending.wanted()
+        assert last is not None
+        if site is not None:
             await leave(last, site, context)
-            if last.failure is not None:
-                raise last.failure
-        finally:
-            if watching is not None:
-                watching.cancel()
-            await reloader.stop()
-            try:
-                await runner.cleanup()
-            finally:
-                await context.catalog.close()
+        if last.failure is not None:
+            raise last.failure
+
+
+async def _start(context: Context, reloader: Reloader) -> None:
+    await _start_engines(context)
+    reloader.start()
+
+
+async def _until_known(context: Context, ending: Ending) -> None:
+    """Another server may have the port: it keeps all clients until this one knows what it can answer."""
+    while not context.is_ready:
+        if await ending.wanted(within_s=0.05) is not None:
+            return
 
 
 async def _watch_engine(

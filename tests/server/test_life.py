@@ -8,11 +8,12 @@ from contextlib import ExitStack
 import aiohttp
 import pytest
 
+from benchmarks.reliability import rolling_restarts
 from its_proxy.server.life import End, drain_s_of, leave
 from its_proxy.server.listener import ACCEPTED_AT_ONCE, SETTLE_S
-from tests.command import serve_command
+from tests.command import command, ended, serve_command, start
 from tests.scripted import Say, scripted_upstream
-from tests.serving import model_settings, serving, serving_script
+from tests.serving import manifest, model_settings, serving, serving_script, tokens_of, write_checkpoint
 from tests.wire import post
 
 ASKED = {"model": "model", "messages": [{"role": "user", "content": "What is 2 + 5?"}]}
@@ -135,14 +136,67 @@ class TestProcess:
                 async with http.post(f"{server.url}/chat/completions", json=ASKED) as reply:
                     assert (reply.status, reply.headers["Connection"]) == (200, "close")
                 assert await status(http, f"{root}/livez") == 200
-                ended = await server.end(signal.SIGTERM)
-        assert ended.code == 1
-        assert "Error: ended at once by a further signal" in ended.err
+                out = await server.end(signal.SIGTERM)
+        assert out.code == 1
+        assert "Error: ended at once by a further signal" in out.err
 
     async def test_ctrl_c_does_not_wait_for_balancers(self):
         async with serve_command("--upstream", "http://127.0.0.1:9/v1", ITS_PROXY_LAME_DUCK_S="3600") as server:
-            ended = await server.end(signal.SIGINT)
-        assert ended.code == 0
+            out = await server.end(signal.SIGINT)
+        assert out.code == 0
+
+
+class TestRollingRestarts:
+    """The short form of benchmarks/reliability/rolling_restarts.py."""
+
+    @pytest.mark.parametrize("way", rolling_restarts.WAYS)
+    async def test_nobody_notices(self, tmp_path, monkeypatch, way):
+        monkeypatch.setattr(rolling_restarts, "LAME_DUCK_S", 1.0)
+        monkeypatch.setattr(rolling_restarts, "ANSWERS_S", (0.1, 0.5))
+        figures = await rolling_restarts.measure(way, 2, 10, tmp_path)
+        assert (figures["ended otherwise"], figures["exit_codes"]) == ({}, {"0": 2})
+        assert figures["answered"] == figures["requests"] > 20
+
+
+class TestSharedPort:
+    async def test_a_server_that_cannot_answer_yet_leaves_the_port_to_the_others(self, tmp_path):
+        checkpoint = write_checkpoint(tmp_path / "checkpoint", manifest("random"))
+        with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other, ExitStack() as stack:
+            port, upstream_port = other.getsockname()[1], free_port()
+            process = await start(
+                *("serve", "--port", port, "--upstream", f"http://127.0.0.1:{upstream_port}/v1"),
+                *("--model", "model", "--checkpoint", checkpoint), ITS_PROXY_REUSE_PORT="true",
+            )  # fmt: skip
+            try:
+                await says(process, b'"state": "pending"')
+                for _ in range(20):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                other.setblocking(False)
+                for _ in range(20):
+                    other.accept()[0].close()
+                async with scripted_upstream(lambda body, number: Say("x"), port=upstream_port) as upstream:
+                    upstream.tokens = lambda body: tokens_of(body["messages"])
+                    await says(process, f":{port}/v1".encode())
+            finally:
+                process.send_signal(signal.SIGTERM)
+                assert (await ended(process)).code == 0
+
+    async def test_without_it_a_port_is_nobody_elses(self):
+        with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
+            port = other.getsockname()[1]
+            out = await command("serve", "--upstream", "http://127.0.0.1:9/v1", "--port", port)
+        assert (out.code, "address already in use" in out.err) == (1, True)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+async def says(process: asyncio.subprocess.Process, words: bytes) -> None:
+    async with asyncio.timeout(60):
+        while words not in (line := await process.stderr.readline()):
+            assert line, "it has ended"
 
 
 async def status(http: aiohttp.ClientSession, url: str) -> int:
