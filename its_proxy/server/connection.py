@@ -143,9 +143,7 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._request_count > n_before:
             self._begin_body(*self._messages[-1])
-        elif self._body is not None:
-            self._n_body_bytes += len(data)
-        elif self._head_since is not None:
+        elif self._body is None and self._head_since is not None:
             self._n_head_bytes += len(data)
             if self._n_head_bytes > MAX_HEAD_BYTES:
                 self._refuse(400)
@@ -158,7 +156,7 @@ class Connection(RequestHandler):
         if self._is_refused and self._body is not None:
             self._body.set_exception(RequestPayloadError())  # its handler would wait for the rest
         self._head_since, self._body = None, body
-        self._begin_window(self._patience.body_s)
+        self._begin_window(body, self._patience.body_s)
 
     def resume_writing(self) -> None:
         self._moved_at = self._loop.time()
@@ -188,14 +186,15 @@ class Connection(RequestHandler):
 
     def _end_body(self, now: float, body: StreamReader) -> None:
         """At the end of every window: one that brought enough is followed by another."""
-        if self._reading_paused or self._n_body_bytes >= MIN_BODY_BYTES_PER_S * self._window_s:
-            self._begin_window(min(BODY_WINDOW_S, self._patience.body_s))
+        # By what the body holds: chunks have extensions and trailers, of which there is no end.
+        if self._reading_paused or body.total_bytes >= self._n_body_bytes + MIN_BODY_BYTES_PER_S * self._window_s:
+            self._begin_window(body, min(BODY_WINDOW_S, self._patience.body_s))
             return
         self._metrics.receive_timeouts.labels("body").inc()
         body.set_exception(web.HTTPRequestTimeout())
 
-    def _begin_window(self, seconds: float) -> None:
-        self._n_body_bytes, self._window_s = 0, seconds
+    def _begin_window(self, body: StreamReader, seconds: float) -> None:
+        self._n_body_bytes, self._window_s = body.total_bytes, seconds
         self._window_ends = self._loop.time() + seconds
 
     def _refuse(self, status: int) -> None:

@@ -17,8 +17,10 @@ def raise_limit() -> int:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # macOS tells a hard limit that it does not allow
+        hard = soft
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 

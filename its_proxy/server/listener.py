@@ -24,6 +24,8 @@ SPARE = 16
 """Connections beyond the limit that may still ask the open routes, such as /livez; the newest are kept."""
 SPARE_PATIENCE = Patience(header_s=1.0, body_s=1.0, write_idle_s=5.0, keepalive_s=1.0)
 SETTLE_S = 0.2
+GOODBYE_S = 5.0
+"""How long a TLS connection that is closed waits for the client to close it, too."""
 PAUSE_S = 0.5
 """Before accepting is tried again where the system itself has no descriptors left."""
 log = structlog.get_logger("its_proxy")

@@ -39,7 +39,7 @@ class Metrics(Collector):
         )  # fmt: skip
         self.connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
         self.refused_connections = Counter(
-            "its_proxy_refused_connections", "Connections closed at once, beyond the limit", registry=registry
+            "its_proxy_refused_connections", "Connections beyond the limit", registry=registry
         )
         self.receive_timeouts = Counter(
             "its_proxy_request_receive_timeouts", "Requests that came too slowly", ["part"], registry=registry

@@ -110,6 +110,13 @@ class TestABody:
             wire.send(HEAD + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"mod\r\n')
             assert (await wire.reply()).status == 408
 
+    async def test_of_chunks_that_hold_nearly_nothing_is_slow(self):
+        async with server_with(body_s=0.2) as (server, _), connected(server.url) as wire:
+            wire.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+            padding = asyncio.create_task(drip(wire, b"1;" + b"x" * 500 + b"\r\n{\r\n", 1000))
+            assert (await wire.reply()).status == 408
+            padding.cancel()
+
     async def test_is_not_waited_for_where_its_answer_is_known(self):
         key = {"keys": [{"name": "team", "env": "KEY"}]}
         async with server_with(environ={"KEY": "k"}, **key) as (server, _), connected(server.url) as wire:
@@ -211,7 +218,8 @@ async def test_who_half_closes_has_left(tmp_path, kind, say, fields, n_open):
         assert server.total("client_disconnects_total") == n_rounds
 
 
-async def drip(wire: Wire, data: bytes) -> None:
-    for byte in data:
-        wire.send(bytes([byte]))
+async def drip(wire: Wire, data: bytes, n_times: int = 1) -> None:
+    """Byte by byte; or whole, so many times."""
+    for drop in [data] * n_times if n_times > 1 else [bytes([byte]) for byte in data]:
+        wire.send(drop)
         await asyncio.sleep(0.01)

@@ -48,6 +48,13 @@ MALFORMED = {
     "an oversized target": b"GET /" + SECRET * 600 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
     "no host": POST + LENGTH + b"\r\n" + BODY,
     "two hosts": POST + HOST + b"Host: other\r\n" + LENGTH + b"\r\n" + BODY,
+    "two keys": POST + HOST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n" + LENGTH + b"\r\n" + BODY,
+    "two marks of a layer in front": POST
+    + HOST
+    + b"X-Its-Applied: a\r\nx-its-applied: b\r\n"
+    + LENGTH
+    + b"\r\n"
+    + BODY,
     "absolute form": b"POST http://other/v1/chat/completions HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n" + BODY,
     "a target without its slash": b"POST v1/chat/completions HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n" + BODY,
     "CONNECT": b"CONNECT other:443 HTTP/1.1\r\n" + HOST + b"\r\n",
