@@ -1,6 +1,6 @@
 """A crowd of clients that only cost, as a process of its own; says on stdout, as JSON, what became of them.
 
-python -m benchmarks.reliability.crowd URL headers 1000 45
+python -m benchmarks.reliability.crowd URL headers 1000 45 [--per-second 200]
 
     headers   begin a request, and go on a byte a second
     bodies    say how long the body is, and send a byte of it a second
@@ -61,24 +61,25 @@ def hold(url: str, n: int, seconds: float, body: bytes) -> dict[str, Any]:
     held = [socket.create_connection((place.hostname or "", place.port or 80)) for _ in range(n)]
     for each in held:
         each.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    print(json.dumps({"opened": n, "refused": 0}), flush=True)
+    print(json.dumps({"opened": n}), flush=True)
     sleep(seconds)
     return {}
 
 
-async def attack(url: str, kind: str, n: int, seconds: float) -> dict[str, Any]:
+async def attack(url: str, kind: str, n: int, seconds: float, per_second: float) -> dict[str, Any]:
     """Opens them all, keeps them busy until all are gone or the time is over."""
     place = urlsplit(url)
     loop = asyncio.get_running_loop()
     members = [Member(FIRST[kind]) for _ in range(n)]
-    n_refused = 0
-    for member in members:
+    dripping = asyncio.ensure_future(drip(members, DROP.get(kind, b"")))
+    n_refused, began = 0, monotonic()
+    for number, member in enumerate(members):
+        await asyncio.sleep(max(0.0, began + number / per_second - monotonic()))
         try:
             await loop.create_connection(lambda member=member: member, place.hostname, place.port)  # type: ignore[misc]
         except OSError:
             n_refused += 1
-    print(json.dumps({"opened": n - n_refused, "refused": n_refused}), flush=True)
-    dripping = asyncio.ensure_future(drip(members, DROP.get(kind, b"")))
+    print(json.dumps({"opened": n - n_refused}), flush=True)
     await asyncio.wait([asyncio.ensure_future(member.gone.wait()) for member in members], timeout=seconds)
     dripping.cancel()
     lived = [member.lived_s for member in members if member.lived_s is not None]
@@ -104,34 +105,40 @@ async def drip(members: list[Member], drop: bytes) -> None:
 # -- from outside ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Crowd:
-    """A running crowd; `opened` and `refused` are known once all have tried."""
+    """A running crowd. `opened`, then `outcome`, each once."""
 
-    process: asyncio.subprocess.Process
-    opened: int = 0
-    refused: int = 0
+    _process: asyncio.subprocess.Process
+
+    async def opened(self) -> int:
+        """How many could connect, when all have tried."""
+        return int((await self._told())["opened"])
 
     async def outcome(self) -> dict[str, Any]:
         """When all are gone, or their time is over."""
-        assert self.process.stdout is not None
-        return dict(json.loads(await self.process.stdout.readline()))
+        return await self._told()
+
+    async def _told(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        return dict(json.loads(await self._process.stdout.readline()))
 
 
 @asynccontextmanager
-async def crowd(url: str, kind: str, n: int, seconds: float, body: bytes = b"") -> AsyncIterator[Crowd]:
-    """All connected, as far as they could be; ended with the block."""
+async def crowd(
+    url: str, kind: str, n: int, seconds: float, body: bytes = b"", per_second: float = 1e6
+) -> AsyncIterator[Crowd]:
+    """Begins at once; ended with the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.reliability.crowd", url, kind, str(n), str(seconds)),
+        *("--per-second", str(per_second)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None
-    assert process.stdout is not None
     try:
         process.stdin.write(body)
         process.stdin.close()
-        told = json.loads(await process.stdout.readline())
-        yield Crowd(process, told["opened"], told["refused"])
+        yield Crowd(process)
     finally:
         if process.returncode is None:
             process.kill()
@@ -143,11 +150,12 @@ async def crowd(url: str, kind: str, n: int, seconds: float, body: bytes = b"") 
 @click.argument("kind", type=click.Choice([*FIRST, "readers"]))
 @click.argument("n", type=int)
 @click.argument("seconds", type=float)
-def main(url: str, kind: str, n: int, seconds: float) -> None:
+@click.option("--per-second", default=1e6, help="How fast they connect.")
+def main(url: str, kind: str, n: int, seconds: float, per_second: float) -> None:
     if kind == "readers":
         outcome = hold(url, n, seconds, sys.stdin.buffer.read())
     else:
-        outcome = uvloop.run(attack(url, kind, n, seconds))
+        outcome = uvloop.run(attack(url, kind, n, seconds, per_second))
     print(json.dumps(outcome), flush=True)
 
 

@@ -31,7 +31,7 @@ async def measure(rounds: int) -> dict[str, Any]:
             pid = server.process.pid
             for _ in range(rounds):
                 async with crowd(server.url, "idle", N_CLIENTS, HELD_S) as clients:
-                    n_opened = clients.opened
+                    n_opened = await clients.opened()
                     alive.append(await until_well(server.url, is_chat=False))
                     used = seconds_used(pid)
                     await asyncio.sleep(2.0)

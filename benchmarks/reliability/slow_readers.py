@@ -30,12 +30,12 @@ async def measure(folder: Path, n: int, write_idle_s: float) -> dict[str, Any]:
     async with world(folder, {"write_idle_s": write_idle_s, "limits": {"candidates": 4 * n}}) as (proxy, upstream):
         before = held_by(proxy.pid)
         async with crowd(proxy.url, "readers", n, write_idle_s + 60.0, _body()) as readers:
-            began = time.monotonic()
+            opened, began = await readers.opened(), time.monotonic()
             watched = await _until_closed(proxy, n, began + write_idle_s + 30.0)
             calls = await upstream.counters()
             after = await _at_rest(proxy, before.connections)
         return {
-            "clients opened": readers.opened,
+            "clients opened": opened,
             "closed": watched["closed"],
             "first closed after, s": round(watched["first"] - began, 1),
             "last closed after, s": round(watched["last"] - began, 1),

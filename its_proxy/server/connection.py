@@ -191,6 +191,7 @@ class Connection(RequestHandler):
             self._begin_window(body, min(BODY_WINDOW_S, self._patience.body_s))
             return
         self._metrics.receive_timeouts.labels("body").inc()
+        self._body, self._is_refused = None, True
         body.set_exception(web.HTTPRequestTimeout())
 
     def _begin_window(self, body: StreamReader, seconds: float) -> None:

@@ -16,7 +16,7 @@ from its_proxy.server.deaf import deafen
 from its_proxy.settings import Settings
 
 BACKLOG = 1024
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 4
 """So many before anything else gets its turn; no more can be over the limit for a moment."""
 SEND_BUFFER_BYTES = 64 * 1024
 """What the kernel holds for one reader, who could have megabytes of it else; it takes twice that for its own use."""
@@ -202,9 +202,11 @@ class Listener:
 
     async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
         tls = self._context.tls
-        limit = None if tls is None else self._context.settings.header_s
+        limits: dict[str, float] = {}
+        if tls is not None:
+            limits = {"ssl_handshake_timeout": self._context.settings.header_s, "ssl_shutdown_timeout": GOODBYE_S}
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=tls, ssl_handshake_timeout=limit)
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=tls, **limits)
         except BaseException as error:
             # It left, is no TLS, or took too long; the loop has closed its socket, or never took it.
             accepted.close()

@@ -14,8 +14,8 @@ async def test_slow_headers_and_bodies_are_ended(tmp_path):
     async with world(tmp_path, {"header_s": 0.5, "body_s": 0.5}) as (proxy, _):
         for kind in ("headers", "bodies"):
             async with crowd(proxy.url, kind, 20, 30.0) as clients:
-                outcome = await clients.outcome()
-            assert (clients.opened, outcome["gone"], outcome["statuses"]) == (20, 20, {"408": 20})
+                opened, outcome = await clients.opened(), await clients.outcome()
+            assert (opened, outcome["gone"], outcome["statuses"]) == (20, 20, {"408": 20})
 
 
 async def test_large_bodies_are_there_once_for_all_candidates(tmp_path):

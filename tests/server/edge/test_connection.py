@@ -88,6 +88,7 @@ class TestABody:
             reply = await wire.reply()
             assert (reply.status, reply.error["code"], reply.headers["connection"]) == (408, "request_timeout", "close")
             assert await wire.rest() == b""
+            await asyncio.sleep(0.1)
             assert count(server, "request_receive_timeouts_total", part="body") == 1
             assert upstream.bodies == []
 
