@@ -30,6 +30,7 @@ MINUTES = {
     "bombs": 1,
     "workers": 2,
     "rolling_restarts": 10,
+    "fuzz": 75,
     "soak": 60,
 }
 
@@ -39,7 +40,8 @@ def command_of(name: str) -> list[str] | None:
     if name == "faults":
         return [sys.executable, "-m", "pytest", "-q", "tests/faults/test_matrix.py"]
     module = f"benchmarks.reliability.{name}"
-    return [sys.executable, "-m", module] if find_spec(module) is not None else None
+    long_form = ["--long"] if name == "fuzz" else []
+    return [sys.executable, "-m", module, *long_form] if find_spec(module) is not None else None
 
 
 @click.command(help=__doc__, epilog="Minutes: " + ", ".join(f"{name} {n}" for name, n in MINUTES.items()))
