@@ -84,6 +84,7 @@ class Admission:
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._requests = _Line()
         self._further = _Line()
+        self._pace = _Pace()
 
     @property
     def n_waiting(self) -> int:
@@ -112,9 +113,11 @@ class Admission:
         """Waits for it; whoever cancels the wait frees the place in the queue."""
         tenant = self._tenant(name, limits)
         waiting = _Waiting(tuple(needs), begins_with)
+        if not self._requests:
+            self._pace.begin()
         self._requests.add(tenant, waiting)
         self._grant()
-        if len(self._requests) > self._limits.queue:
+        if len(self._requests) > self._limits.queue or self._expected_s > self._limits.queue_s:
             self._turn_away(tenant)
         try:
             async with asyncio.timeout(min(self._limits.queue_s, within_s)):
@@ -151,6 +154,11 @@ class Admission:
                 self._forget(tenant)
             raise
 
+    @property
+    def _expected_s(self) -> float:
+        """How long the last in the queue will wait, if it goes on as of late."""
+        return len(self._requests) * self._pace.seconds_each()
+
     # -- who is next ---------------------------------------------------------------------------------------------------
 
     def _grant(self) -> None:
@@ -170,6 +178,8 @@ class Admission:
                     line.remove(tenant, waiting)
                     line.turn(tenant)
                     self._give(tenant, waiting, choice)
+                    if line is self._requests:
+                        self._pace.count(self._limits.queue_s)
                     return True
             if not self._is_at_own_limit(tenant, waiting):
                 return False  # it is its turn: who needs less must not overtake it for ever
@@ -197,8 +207,8 @@ class Admission:
     # -- who is refused ------------------------------------------------------------------------------------------------
 
     def _turn_away(self, newcomer: "_Tenant") -> None:
-        """The queue is too long by one: the last of the tenant that has most in it goes, so that nobody fills it
-        alone."""
+        """The queue is longer than it may be, or than can be served in time: the last of the tenant that has most in it
+        goes, so that nobody fills it alone, and at once, for it would wait in vain."""
         tenant = self._requests.longest(newcomer)
         waiting = self._requests.last_of(tenant)
         self._requests.remove(tenant, waiting)
@@ -206,7 +216,7 @@ class Admission:
 
     def _refusal_of(self, tenant: "_Tenant", waiting: "_Waiting", reason: Reason) -> NotAdmitted:
         # Spread, so that those who are refused together do not come back together.
-        retry_after_s = random.uniform(0.5, 1.5) * max(1.0, self._limits.queue_s / 2)
+        retry_after_s = random.uniform(0.5, 1.5) * max(2.0, min(self._expected_s, self._limits.queue_s))
         if self._is_at_own_limit(tenant, waiting):
             message = f"{tenant.n_in_flight} of your candidates are in flight, and no more may be"
             return self._refusal("own_candidates", message, retry_after_s)
@@ -335,6 +345,27 @@ class _Line:
 
     def last_of(self, tenant: _Tenant) -> _Waiting:
         return self._by_tenant[tenant][-1]
+
+
+class _Pace:
+    """How fast the queue moves, since it was last empty and of late."""
+
+    def __init__(self) -> None:
+        self._since = monotonic()
+        self._n = 0.0
+
+    def begin(self) -> None:
+        self._since, self._n = monotonic(), 0.0
+
+    def count(self, window_s: float) -> None:
+        """One has left it for its place. What is older than some windows hardly counts any more."""
+        self._n += 1
+        now = monotonic()
+        if now - self._since > 2 * window_s:
+            self._since, self._n = now - window_s, self._n * window_s / (now - self._since)
+
+    def seconds_each(self) -> float:
+        return (monotonic() - self._since) / max(1.0, self._n)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """How a target fares, told from its calls alone.
 
     well       every query may go there
-    ejected    failures in a row: others are asked instead, for 1 s, then 2, and so on up to 30
+    ejected    failures in a row: others are asked instead, for 1 s, then 2, and so on up to 10
     half-open  that time is over: one query is let through, and if it is answered the target is well again
     resting    its server has said when to come back (429 or 503 with Retry-After): nothing is sent there until then
 
@@ -16,7 +16,7 @@ from time import monotonic
 from its_proxy.codesign.errors import UpstreamBusy, UpstreamError
 
 FAILURES_TO_EJECT = 3
-FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 30.0
+FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 10.0
 BUSY_S = 1.0
 """For so long a server that was busy without saying how long is avoided where there is another."""
 LONGEST_REST_S = 60.0

@@ -27,6 +27,8 @@ from its_proxy.upstreams.retries import RetryBudget, tried_once
 _Result = TypeVar("_Result")
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
+LONGEST_HINT_S = 10.0
+"""What clients are told to wait at most: a server that is there again is noticed sooner than the next examination is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ class Target:
             return
         if self.state == "pending":
             raise ModelUnavailable(
-                f"{self.model} is not ready: {self.verdict.reason}", code="model_pending", retry_after_s=self.retry_in_s
+                f"{self.model} is not ready: {self.verdict.reason}",
+                code="model_pending",
+                retry_after_s=min(self.retry_in_s, LONGEST_HINT_S),
             )
         raise ModelUnavailable(
             f"{self.model} is not served: {self.verdict.reason}", code=f"model_{self.state}",

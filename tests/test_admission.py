@@ -197,6 +197,30 @@ async def test_the_time_in_the_queue_ends_with_the_deadline_of_the_request():
     assert (gate.n_waiting, gate.n_rejected["queue_time"]) == (0, 1)
 
 
+async def test_who_would_wait_in_vain_is_turned_away_at_once(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    gate = admission(1, queue=100, queue_s=10.0)
+    running = [Request(gate.door("a"), [1])]
+    await settle()
+    running += [Request(gate.door("a"), [1]) for _ in range(9)]
+    async with requests(*running):
+        for request in running[:3]:
+            now += 2.0
+            await request.end()
+            await settle()
+        assert gate.n_waiting == 6
+        with pytest.raises(NotAdmitted):  # 2 s each: the seventh would wait for 14 s
+            await Request(gate.door("a"), [1]).task
+        for request in running[3:7]:
+            await request.end()
+            await settle()
+        another = Request(gate.door("a"), [1])
+        await settle()
+        assert not another.task.done(), "it moves faster now"
+        await another.leave()
+
+
 async def test_more_requests_than_a_minute_allows_are_429_until_one_is_due(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(module, "monotonic", lambda: now)

@@ -54,8 +54,8 @@ def test_each_probe_in_vain_doubles_the_wait_up_to_its_longest(clock):
         clock.now += wait
         assert health.begin_probe()
         health.failed(BROKE)
-    assert waits[:6] == [1, 2, 4, 8, 16, LAST_EJECTION_S]
-    assert set(waits[5:]) == {LAST_EJECTION_S}
+    assert waits[:5] == [1, 2, 4, 8, LAST_EJECTION_S]
+    assert set(waits[4:]) == {LAST_EJECTION_S}
 
 
 def test_a_probe_that_nobody_waited_for_leaves_the_next_one_to_another_query(clock):
