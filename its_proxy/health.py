@@ -1,7 +1,8 @@
 """How a target fares, told from its calls alone.
 
     well       every query may go there
-    ejected    failures in a row: others are asked instead, for 1 s, then 2, and so on up to 10
+    avoided    it has just failed, or was busy: others are asked first, for 1 s, then 2, and so on up to 10
+    ejected    it has failed three times in a row: the same, and whoever does not even answer is asked by nobody
     half-open  that time is over: one query is let through, and if it is answered the target is well again
     resting    its server has said when to come back (429 or 503 with Retry-After): nothing is sent there until then
 
@@ -16,9 +17,7 @@ from time import monotonic
 from its_proxy.codesign.errors import UpstreamBusy, UpstreamError
 
 FAILURES_TO_EJECT = 3
-FIRST_EJECTION_S, LAST_EJECTION_S = 1.0, 10.0
-BUSY_S = 1.0
-"""For so long a server that was busy without saying how long is avoided where there is another."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 10.0
 LONGEST_REST_S = 60.0
 """No server can have itself left alone for longer by one reply."""
 
@@ -29,9 +28,10 @@ class Health:
     def __init__(self) -> None:
         self.n_ejections = 0
         self._failures = 0
+        self._setbacks = 0
         self._is_mute = True
         self._status = 503
-        self._ejected_until = self._rests_until = self._busy_until = 0.0
+        self._ejected_until = self._rests_until = self._avoided_until = 0.0
 
     @property
     def is_ejected(self) -> bool:
@@ -40,7 +40,7 @@ class Health:
     @property
     def is_avoided(self) -> bool:
         """Whether others are asked first."""
-        return self.is_ejected or monotonic() < self._busy_until
+        return self.is_ejected or monotonic() < self._avoided_until
 
     @property
     def is_blocked(self) -> bool:
@@ -57,10 +57,11 @@ class Health:
         return UpstreamBusy(message, status=status, retry_after_s=max(1.0, until - now))
 
     def answered(self) -> None:
-        self._failures, self._ejected_until = 0, 0.0
+        self._failures, self._setbacks, self._ejected_until = 0, 0, 0.0
 
     def failed(self, error: UpstreamError) -> None:
         """Calls that were in flight together fail together, and tell of one failure."""
+        self._avoid()
         if self.is_ejected:
             return
         self._is_mute = error.is_mute and (self._is_mute or self._failures == 0)
@@ -74,7 +75,7 @@ class Health:
             self._rests_until = max(self._rests_until, monotonic() + min(error.retry_after_s, LONGEST_REST_S))
             self._status = error.status
         else:
-            self._busy_until = monotonic() + BUSY_S * random.uniform(0.75, 1.25)
+            self._avoid()
 
     def begin_probe(self) -> bool:
         """Whether the query that is about to go there is the one that tries it; until it is answered, the others are
@@ -85,9 +86,16 @@ class Health:
         self._eject()
         return True
 
+    def _avoid(self) -> None:
+        if monotonic() >= self._avoided_until:
+            self._avoided_until = monotonic() + _pause_s(self._setbacks)
+            self._setbacks += 1
+
     def _eject(self) -> None:
-        # A bound for the power as well: a server may be away for days.
-        doublings = min(self._failures - FAILURES_TO_EJECT, 10)
-        longest_s = min(FIRST_EJECTION_S * 2**doublings, LAST_EJECTION_S)
-        self._ejected_until = monotonic() + longest_s * random.uniform(0.75, 1.25)
+        self._ejected_until = monotonic() + _pause_s(self._failures - FAILURES_TO_EJECT)
         self.n_ejections += 1
+
+
+def _pause_s(n_before: int) -> float:
+    # A bound for the power as well: a server may be away for days.
+    return min(FIRST_PAUSE_S * 2 ** min(n_before, 10), LAST_PAUSE_S) * random.uniform(0.75, 1.25)

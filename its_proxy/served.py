@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from math import ceil
 from typing import Any
 
@@ -12,6 +12,7 @@ from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import DEADLINE_S, Member, VoteRules
 from its_proxy.targets import Missing, Route, Target, choose, longest_wait
+from its_proxy.upstreams.retries import RetryBudget
 
 _RULES = TypeAdapter(VoteRules)
 
@@ -26,6 +27,7 @@ class Model:
     targets: tuple[Target, ...]
     weight: int = 1
     is_spread: bool = False
+    budget: RetryBudget = field(default_factory=RetryBudget)
 
     @property
     def is_serving(self) -> bool:
@@ -44,7 +46,7 @@ class Model:
         """The model as one query asks it: by a route that begins at its least loaded target."""
         target = choose(self.targets)
         if target is not None:
-            route = Route(target, self.targets, salt, self.is_spread)
+            route = Route(target, self.targets, salt, self.is_spread, self.budget)
             return Member(self.name, route, target.served_name, self.checkpoint, route, self.weight)
         away = self.targets[0]
         missing = Missing(away.upstream.name, f"{self.name} serves nowhere: {away.verdict.reason}")

@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 LONGEST_HINT_S = 10.0
-"""What clients are told to wait at most: a server that is there again is noticed sooner than the next examination is due."""
+"""What clients are told to wait at most: a server that is back is noticed before the next examination is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,6 @@ class Target:
         self.policy = policy
         self.n_in_flight = 0
         self.health = Health()
-        self.budget = RetryBudget()
         self.n_aborted = 0
         self.retry_in_s = FIRST_RETRY_S
         self._n_suspicions = 0
@@ -297,7 +296,8 @@ class Route:
 
     A call that certainly cost nothing there (no connection, no room, no such name) is asked once elsewhere, and the
     calls after it go there at once; only where there is no elsewhere may its upstream ask once more. A target that is
-    blocked meanwhile gets no further call. `salt` goes along where the upstream is known to take one. `was_begun`: some
+    blocked meanwhile gets no further call. `budget`: the model's, of all queries, for calls that leave a busy target.
+    `salt` goes along where the upstream is known to take one. `was_begun`: some
     call may have cost something, so the query is not asked again as a whole. `state`: the handshake's, when chosen.
     """
 
@@ -305,6 +305,7 @@ class Route:
     targets: Sequence[Target]
     salt: str | None = None
     is_spread: bool = False
+    budget: RetryBudget = field(default_factory=RetryBudget)
     was_begun: bool = False
     state: State = field(init=False)
     _probed: Target | None = None
@@ -362,7 +363,7 @@ class Route:
             self._probed = target
         if not self.is_spread and target is not self.target:
             self.target, self.state = target, target.state
-        target.budget.earn()
+        self.budget.earn()
         return target
 
     async def _begin(self, call: Awaitable[_Result]) -> _Result:
@@ -384,7 +385,7 @@ class Route:
         if not (cost_nothing(error) and is_promised):
             raise error
         other = self._other(target)
-        if other is None or (isinstance(error, UpstreamBusy) and not target.budget.spend()):
+        if other is None or (isinstance(error, UpstreamBusy) and not self.budget.spend()):
             raise error
         self.target, self.state = other, other.state
         return other

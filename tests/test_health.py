@@ -13,7 +13,7 @@ from its_proxy.codesign.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from its_proxy.health import FAILURES_TO_EJECT, LAST_EJECTION_S, LONGEST_REST_S, Health
+from its_proxy.health import FAILURES_TO_EJECT, LAST_PAUSE_S, LONGEST_REST_S, Health
 
 BROKE, ANSWERED = UpstreamBroken("broke"), UpstreamRejected("no", status=500)
 
@@ -54,8 +54,8 @@ def test_each_probe_in_vain_doubles_the_wait_up_to_its_longest(clock):
         clock.now += wait
         assert health.begin_probe()
         health.failed(BROKE)
-    assert waits[:5] == [1, 2, 4, 8, LAST_EJECTION_S]
-    assert set(waits[4:]) == {LAST_EJECTION_S}
+    assert waits[:5] == [1, 2, 4, 8, LAST_PAUSE_S]
+    assert set(waits[4:]) == {LAST_PAUSE_S}
 
 
 def test_a_probe_that_nobody_waited_for_leaves_the_next_one_to_another_query(clock):
@@ -104,5 +104,25 @@ def test_a_busy_server_that_does_not_say_how_long_is_only_avoided(clock):
     health = Health()
     health.refused(UpstreamBusy("full"))
     assert (health.is_avoided, health.is_blocked) == (True, False)
+    clock.now += 1.0
+    assert not health.is_avoided
+
+
+def test_a_server_that_stays_busy_is_avoided_longer_each_time_and_an_answer_forgives(clock):
+    health, waits = Health(), []
+    for _ in range(6):
+        for _ in range(8):  # the candidates of one vote
+            health.refused(UpstreamBusy("full"))
+        waits.append(health._avoided_until - clock.now)
+        clock.now = health._avoided_until
+    assert waits == [1, 2, 4, 8, LAST_PAUSE_S, LAST_PAUSE_S]
+    health.answered()
+    health.refused(UpstreamBusy("full"))
+    assert health._avoided_until - clock.now == 1
+
+
+def test_the_first_failure_turns_queries_to_others_for_a_while(clock):
+    health = failing(times=1)
+    assert (health.is_avoided, health.is_ejected) == (True, False)
     clock.now += 1.0
     assert not health.is_avoided

@@ -72,13 +72,12 @@ class Limited:
         return web.json_response(self.counts)
 
     async def _models(self, request: web.Request) -> web.Response:
+        self._hang_up(request)
         return web.json_response({"object": "list", "data": [{"id": "model", "object": "model"}]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        if self.state == "gone" or self.state == "broken":
-            assert request.transport is not None
-            request.transport.abort()  # connections that are open still carry requests
+        self._hang_up(request)
         is_handshake = bool(body.get("return_token_ids"))
         self.counts["n_calls"] += not is_handshake
         if self.state == "busy":
@@ -90,6 +89,11 @@ class Limited:
         told = {"id": "c", "object": "chat.completion", "created": 1, "model": "model", "choices": [choice]}
         tokens = {"prompt_token_ids": tokens_of(body["messages"])} if is_handshake else {}
         return web.json_response({**told, "usage": usage, **tokens})
+
+    def _hang_up(self, request: web.Request) -> None:
+        """Where it is gone, too: connections that are open still carry requests."""
+        if self.state in ("gone", "broken") and request.transport is not None:
+            request.transport.abort()
 
     async def _generate(self, body: dict[str, Any]) -> None:
         is_slow = SLOW in str(body["messages"]) and body.get("seed") == 0
