@@ -98,4 +98,4 @@ class Health:
 
 def _pause_s(n_before: int) -> float:
     # A bound for the power as well: a server may be away for days.
-    return min(FIRST_PAUSE_S * 2 ** min(n_before, 10), LAST_PAUSE_S) * random.uniform(0.75, 1.25)
+    return min(FIRST_PAUSE_S * 2.0 ** min(n_before, 10), LAST_PAUSE_S) * random.uniform(0.75, 1.25)
