@@ -14,6 +14,7 @@ from typing import Any
 from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
+from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.observe import NOBODY, Call, Observer
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
@@ -99,8 +100,8 @@ def _ignore(outcome: Outcome) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """`members`: as this request asks them. `rights`: what the caller may override. `door`: where room for its
-    candidates is waited for, within the same deadline that they have. `observer`: who watches the calls. Raises the
-    ItsError family."""
+    candidates is waited for, within the same deadline that they have. `observer`: who watches the calls. `comparer`:
+    whoever compares answers that are written differently. Raises the ItsError family."""
 
     chat: ChatRequest
     served: Served
@@ -112,6 +113,7 @@ class Exchange:
     on_outcome: Callable[[Outcome], None] = _ignore
     door: Door = OPEN_DOOR
     observer: Observer = NOBODY
+    comparer: Comparer | None = None
 
     @property
     def is_passed_through(self) -> bool:
@@ -135,7 +137,7 @@ class Exchange:
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
         async with self._admitted(plan, deadline) as (plan, place):
-            outcome = await sample(plan, self.request_id, place=place, deadline=deadline, observer=self.observer)
+            outcome = await self._sample(plan, place, deadline)
         return Reply(self._completion(outcome), headers_of(plan, outcome))
 
     @asynccontextmanager
@@ -229,14 +231,26 @@ class Exchange:
     @asynccontextmanager
     async def _vote(self, plan: Plan, place: Place, deadline: Deadline) -> AsyncIterator[Streamed]:
         has_first = asyncio.Event()
-        sampling = sample(plan, self.request_id, has_first.set, place=place, deadline=deadline, observer=self.observer)
-        async with _running(sampling) as vote:
+        async with _running(self._sample(plan, place, deadline, has_first.set)) as vote:
             async with _running(has_first.wait()) as first:
                 await asyncio.wait({vote, first}, timeout=STREAM_BEGINS_S, return_when=asyncio.FIRST_COMPLETED)
             if vote.done():
                 await vote  # raises what it failed with
             async with aclosing(self._events(plan, vote)) as events:
                 yield Streamed(headers_of(plan), events)
+
+    def _sample(
+        self, plan: Plan, place: Place, deadline: Deadline, on_first: Callable[[], None] | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
+        return sample(
+            plan,
+            self.request_id,
+            on_first,
+            place=place,
+            deadline=deadline,
+            observer=self.observer,
+            comparer=self.comparer,
+        )
 
     async def _events(self, plan: Plan, vote: "asyncio.Task[Outcome]") -> AsyncGenerator[bytes, None]:
         created = int(time.time())

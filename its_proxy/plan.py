@@ -53,7 +53,8 @@ class VoteRules:
     `is_answer_fixed`: the operator chose the kind of answer, so no `response_format` changes it. `first`: how
     many candidates to begin with, "auto" for as few as could decide the vote; None for all. `usage_policy`:
     "exact" streams every candidate, so that the tokens of a cancelled one are known. `min_n`: what n may shrink to
-    before a request is turned away for lack of room; None for never.
+    before a request is turned away for lack of room; None for never. `equivalence`: whether workers may prove that
+    answers are equal which are written differently.
 
     Sampling is not among the rules: each member of an ensemble is sampled as its own manifest advises.
     """
@@ -72,6 +73,7 @@ class VoteRules:
     deadline_s: float = DEADLINE_S
     usage_policy: Literal["reported", "exact"] = "reported"
     min_n: int | None = None
+    equivalence: Literal["auto", "off"] = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from its_proxy.plan import Plan, PlannedMember
-from its_proxy.protocol.its import Cancelled, CandidateReport, ItsReply, MemberReport
+from its_proxy.protocol.its import Cancelled, CandidateReport, EquivalenceReport, ItsReply, MemberReport
 from its_proxy.sampling import Candidate, Outcome, generated_tokens
 from its_proxy.upstreams.base import Completion
 
@@ -54,6 +54,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         seed=plan.seed,
         sampling=dict(plan.sampling),
         cancelled=_cancelled(outcome),
+        equivalence=_equivalence(outcome),
         usage_winner=_usage_of(outcome.winner),
         forced=plan.is_forced,
         degraded=_degraded(outcome),
@@ -129,8 +130,9 @@ def _choice(completion: Completion, index: int) -> dict[str, Any]:
 
 
 def _rank(outcome: Outcome, candidate: Candidate) -> tuple[int, int]:
-    weight = outcome.vote.votes.get(candidate.answer.text, 0) if candidate.answer is not None else -1
-    return (-weight, candidate.index)
+    classes = outcome.vote.classes
+    weights = [answers.weight for answers in classes if candidate.index in [ballot.index for ballot in answers.ballots]]
+    return (-weights[0] if weights else 1, candidate.index)
 
 
 def _received(outcome: Outcome) -> list[Candidate]:
@@ -201,6 +203,23 @@ def _estimate(outcome: Outcome, cancelled: Candidate) -> int:
         if (lasted_s := candidate.lasted_s) > 0 and (tokens := generated_tokens(candidate.completion or {})) is not None
     ]
     return round(ran_s * min(known)[2]) if known else 0
+
+
+def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
+    comparisons = outcome.comparisons
+    if not outcome.plan.is_vote:
+        return None
+    if comparisons.by_form_because is not None:
+        return EquivalenceReport(by="form", reason=comparisons.by_form_because)
+    counts = comparisons.counts
+    undecided: dict[str, int] = {verdict: n for verdict, n in counts.items() if verdict not in ("equal", "different")}
+    return EquivalenceReport(
+        by="workers",
+        pairs=sum(counts.values()),
+        equal=counts.get("equal", 0),
+        different=counts.get("different", 0),
+        undecided=undecided,
+    )
 
 
 def _abstained(outcome: Outcome) -> dict[str, int]:

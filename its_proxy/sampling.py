@@ -3,6 +3,7 @@
 Candidates are separate calls with seeds of their own. A first wave may be smaller than n: then more are
 started when those that run cannot decide the vote any more, and just as many as could. As soon as the vote
 cannot change, the others are cancelled, each by closing its own call; when the caller leaves, all of them are.
+Answers that are written differently are compared before they are counted, as far as the deadline allows.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
 )
 from its_proxy.deadline import Deadline
+from its_proxy.equivalence.comparisons import NO_WORKERS, OFF, Comparer, Comparisons
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
@@ -88,6 +90,7 @@ class Outcome:
     winner: Candidate
     stopped: Stopped
     seconds: float
+    comparisons: Comparisons = NO_WORKERS
 
     def in_state(self, *states: State) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.state in states]
@@ -101,6 +104,7 @@ async def sample(
     place: Place = ANYWHERE,
     deadline: Deadline | None = None,
     observer: Observer = NOBODY,
+    comparer: Comparer | None = None,
 ) -> Outcome:
     """Carries out a plan. `on_first` is called once, when the first candidate has been received.
 
@@ -115,7 +119,20 @@ async def sample(
             stopped = await query.run()
     except TimeoutError:
         stopped = "deadline"
-    return _conclude(plan, query.finish(), stopped, query.elapsed())
+    candidates, seconds = query.finish(), query.elapsed()
+    comparisons = await _compare(plan, candidates, comparer, max(0.0, deadline.left_s))
+    return _conclude(plan, candidates, stopped, seconds, comparisons)
+
+
+async def _compare(
+    plan: Plan, candidates: Sequence[Candidate], comparer: Comparer | None, within_s: float
+) -> Comparisons:
+    """All that were received, whatever stopped the vote: so classes and agreement depend on nothing else."""
+    if plan.rules.equivalence == "off":
+        return OFF
+    if comparer is None or not plan.is_vote:
+        return NO_WORKERS
+    return await comparer.compare_all([ballot.answer for ballot in _ballots(candidates)], within_s)
 
 
 class _Query:
@@ -327,7 +344,9 @@ def _weight_of(candidates: Iterable[Candidate], state: State) -> int:
     return sum(candidate.weight for candidate in candidates if candidate.state == state)
 
 
-def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, seconds: float) -> Outcome:
+def _conclude(
+    plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, seconds: float, comparisons: Comparisons
+) -> Outcome:
     if stopped == "deadline":
         timeout = UpstreamTimeout(f"no reply within the {plan.rules.deadline_s:g} s deadline")
         candidates = tuple(
@@ -337,7 +356,7 @@ def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, s
     received = [candidate for candidate in candidates if candidate.completion is not None]
     _check_quorum(plan, candidates, len(received), stopped)
     abstained = _weight_of(candidates, "no_answer")
-    vote = majority_vote(_ballots(candidates), abstained, plan.rules.min_agreement)
+    vote = majority_vote(_ballots(candidates), abstained, plan.rules.min_agreement, comparisons.equivalent)
     if plan.is_vote and vote.winner is None and plan.rules.on_no_answer == "error":
         raise NoVote(f"none of {len(received)} candidates holds an answer", hint=f"answer kind: {plan.rules.answer}")
     if plan.is_vote and vote.winner is not None and not vote.consensus and plan.rules.on_no_consensus == "error":
@@ -345,7 +364,7 @@ def _conclude(plan: Plan, candidates: tuple[Candidate, ...], stopped: Stopped, s
     if plan.is_vote and vote.winner is None:
         stopped = "no_answer"
     winner = received[0] if vote.winner is None else candidates[vote.winner]
-    return Outcome(plan, candidates, vote, _prefer_valid(winner, received, vote), stopped, seconds)
+    return Outcome(plan, candidates, vote, _prefer_valid(winner, received, vote), stopped, seconds, comparisons)
 
 
 def _prefer_valid(winner: Candidate, received: Sequence[Candidate], vote: Vote) -> Candidate:

@@ -14,6 +14,7 @@ from typing import Any
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.exchange import NO_FRONT, Exchange, Front
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.plan import make_plan
@@ -47,7 +48,8 @@ def _ignore(target: Target, verdict: Verdict) -> None:
 
 
 class Service:
-    """`rights`: what its callers may override. `on_change` is told of each target's new verdict."""
+    """`rights`: what its callers may override. `on_change` is told of each target's new verdict. `comparer` compares
+    answers that are written differently; it is closed by whoever made it."""
 
     def __init__(
         self,
@@ -55,10 +57,12 @@ class Service:
         *,
         rights: frozenset[str] = frozenset(),
         on_change: Callable[[Target, Verdict], None] = _ignore,
+        comparer: Comparer | None = None,
     ) -> None:
         self.served = served
         self.rights = rights
         self._on_change = on_change
+        self._comparer = comparer
         self._watching: asyncio.Task[None] | None = None
         self._has_news = asyncio.Event()
 
@@ -94,6 +98,7 @@ class Service:
             request_id=request_id,
             rights=self.rights,
             front=front,
+            comparer=self._comparer,
         )
 
     def rewritten(self, body: Mapping[str, Any]) -> dict[str, Any]:

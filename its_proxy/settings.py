@@ -184,6 +184,8 @@ class VoteSettings(_Frozen):
     deadline_s: Seconds = 600
     # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
     usage_policy: Literal["reported", "exact"] = "reported"
+    # "auto": answers that are written differently are compared symbolically where its-proxy[math] is installed.
+    equivalence: Literal["auto", "off"] = "auto"
 
 
 class LimitSettings(_Frozen):
@@ -306,6 +308,8 @@ class Settings(_Frozen):
     # How long a connection may wait for its next request; longer than any balancer before it keeps one.
     keepalive_s: Seconds = 120
     max_n: Candidates = 16
+    # Processes that compare answers, shared by all models; started when there is a first pair for them.
+    equivalence_workers: Annotated[int, Field(ge=1, le=64)] = 1
     max_body_bytes: Count = 2 << 20
     # Tokens that one request may ask for, candidates times max_tokens: a slip of the pen, not a long answer.
     max_request_tokens: Count = 2 << 20

@@ -178,6 +178,7 @@ async def serving(
         finally:
             await reloader.stop()
             await runner.cleanup()
+            await context.workers.close()
             await context.catalog.close()
 
 

@@ -5,9 +5,11 @@
     majority_vote(ballots, equivalent=comparisons.equivalent)
 
 `reading.py` reads mathematics, `expressions.py` says what of it may be worked on, `worker.py` proves in a process of
-its own, and `workers.py` keeps those processes and ends them when they take too long.
+its own, `process.py` keeps such a process and ends it when it takes too long, `workers.py` gives them their pairs, and
+`comparisons.py` holds what they said.
 """
 
-from its_proxy.equivalence.workers import Comparisons, EquivalenceWorkers, Limits, Verdict
+from its_proxy.equivalence.comparisons import Comparer, Comparisons, Verdict
+from its_proxy.equivalence.workers import EquivalenceWorkers, Limits
 
-__all__ = ["Comparisons", "EquivalenceWorkers", "Limits", "Verdict"]
+__all__ = ["Comparer", "Comparisons", "EquivalenceWorkers", "Limits", "Verdict"]

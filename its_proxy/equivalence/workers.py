@@ -1,40 +1,25 @@
-"""Keeps worker processes warm, gives each one pair at a time, and kills it when that pair takes too long."""
+"""Compares answers in worker processes: what was proved is remembered, and what two ask at once is proved once."""
 
 import asyncio
 import importlib.util
 import json
-import logging
-import os
-import signal
-import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import Counter, OrderedDict
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
-from pathlib import Path
+from math import inf
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, cast, get_args
+from typing import Self
 
+from its_proxy.equivalence.comparisons import Comparisons, Pair, Verdict, pair_of
 from its_proxy.equivalence.expressions import expression_of
+from its_proxy.equivalence.process import Job, Worker
 from its_proxy.voting.answers import Answer, Form, proven_different, same
-
-log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-
-Verdict: TypeAlias = Literal[
-    "equal", "different", "unproven", "refused", "timeout", "exhausted", "crashed", "busy", "unavailable"
-]
-"""Only `equal` merges. `refused`: not in the grammar, or too much work; `timeout`: killed at its deadline; `exhausted`:
-its memory was not enough; `crashed`: its worker ended by itself or by another's hand; `busy`: too many pairs are
-waiting, or no worker was free in time; `unavailable`: sympy is not installed."""
 
 _LASTING = frozenset(("equal", "different", "unproven", "timeout", "exhausted"))
 """What a second try would say again; the others depend on the moment."""
-_WORKER = Path(__file__).with_name("worker.py")
-_INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
-"""Of the environment; the rest, keys for instance, is none of a worker's business."""
+NO_MATH = Comparisons(by_form_because="its-proxy[math] is not installed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,205 +28,127 @@ class Limits:
     pair_s: float = 0.3
     """A worker that needs longer for one pair is killed."""
     wait_s: float = 2.0
-    """How long a pair may wait for a free worker; starting one takes a second."""
+    """How long a pair may take with its wait for a free worker; starting one takes a second."""
     start_s: float = 30.0
-    max_pending: int = 64
+    max_pending: int = 512
     max_cached: int = 4096
-    max_forms: int = 8
+    max_forms: int = 16
     """Of one vote; the pairs of the first so many different answers are compared."""
     backoff_s: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0)
     """Before a start, by how many starts in a row have failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparisons:
-    """The verdicts on the pairs of one vote; `equivalent` is what `majority_vote` asks."""
-
-    verdicts: Mapping[frozenset[Form], Verdict] = field(default_factory=dict)
-
-    def equivalent(self, first: Answer, second: Answer) -> bool:
-        return self.verdicts.get(frozenset((first.form, second.form))) == "equal"
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many pairs got which verdict: what a reply reports."""
-        return dict(Counter(self.verdicts.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    line: bytes
-    verdict: asyncio.Future[Verdict]
-
-
 class EquivalenceWorkers:
-    """`async with` starts processes in the background and leaves none behind; nothing here blocks the event loop."""
+    """Lives on one event loop, which nothing here blocks; starts its processes when there is a first pair for them.
+
+    `close`, or the end of an `async with`, leaves none behind.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.is_symbolic = importlib.util.find_spec("sympy") is not None
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._n_pending = 0
-        self._cache: OrderedDict[frozenset[Form], Verdict] = OrderedDict()
-        self._workers: list[_Worker] = []
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._running: dict[Pair, Job] = {}
+        self._cache: OrderedDict[Pair, Verdict] = OrderedDict()
+        self._workers: list[Worker] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_closed = False
 
     @property
     def pids(self) -> list[int]:
         return [worker.process.pid for worker in self._workers if worker.process is not None]
 
     async def __aenter__(self) -> Self:
-        if not self.is_symbolic:
-            log.warning(
-                "answers are equal by normal form only (pip install its-proxy[math] compares them symbolically)"
-            )
-            return self
-        self._workers = [_Worker(self.limits) for _ in range(self.limits.n_workers)]
-        self._tasks = [asyncio.create_task(worker.serve(self._jobs)) for worker in self._workers]
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Whoever still waits is told `unavailable`."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks, self._workers = [], []
+        for job in self._running.values():
+            job.verdict.cancel()
 
-    async def compare_all(self, answers: Sequence[Answer]) -> Comparisons:
+    async def compare_all(self, answers: Sequence[Answer], within_s: float = inf) -> Comparisons:
         """Each pair of different forms that are not proven different."""
+        if not self.is_symbolic:
+            return NO_MATH
         distinct = list({answer.form: answer for answer in answers}.values())[: self.limits.max_forms]
         pairs = [pair for pair in combinations(distinct, 2) if not proven_different(*pair)]
-        verdicts = await asyncio.gather(*(self.compare(*pair) for pair in pairs))
-        return Comparisons({_key(*pair): verdict for pair, verdict in zip(pairs, verdicts, strict=True)})
+        verdicts = await asyncio.gather(*(self.compare(*pair, within_s) for pair in pairs))
+        return Comparisons({pair_of(*pair): verdict for pair, verdict in zip(pairs, verdicts, strict=True)})
 
-    async def compare(self, first: Answer, second: Answer) -> Verdict:
+    async def compare(self, first: Answer, second: Answer, within_s: float = inf) -> Verdict:
         if same(first, second):
             return "equal"
         if proven_different(first, second):
             return "different"
-        if not self._tasks:
+        pair = pair_of(first, second)
+        if pair in self._cache:
+            self._cache.move_to_end(pair)
+            return self._cache[pair]
+        if (line := _line(first.form, second.form)) is None:
+            return "refused"
+        if not self._may_work():
             return "unavailable"
-        key = _key(first, second)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        verdict = await self._compared(first.form, second.form)
-        if verdict in _LASTING:
-            self._cache[key] = verdict
+        job = self._running.get(pair)
+        if job is None or job.verdict.done():
+            if self._jobs.qsize() >= self.limits.max_pending:
+                return "busy"
+            job = self._begin(pair, line)
+        return await _verdict_on(job, min(within_s, self.limits.wait_s))
+
+    def _may_work(self) -> bool:
+        """Starts the workers at the first need."""
+        if self._is_closed or not self.is_symbolic:
+            return False
+        if not self._tasks:
+            limits = self.limits
+            self._workers = [Worker(limits.pair_s, limits.start_s, limits.backoff_s) for _ in range(limits.n_workers)]
+            self._tasks = [asyncio.create_task(worker.serve(self._jobs)) for worker in self._workers]
+        return not all(worker.is_failing for worker in self._workers)
+
+    def _begin(self, pair: Pair, line: bytes) -> Job:
+        job = self._running[pair] = Job(line, asyncio.get_running_loop().create_future())
+        job.verdict.add_done_callback(lambda verdict: self._keep(pair, job, verdict))
+        self._jobs.put_nowait(job)
+        return job
+
+    def _keep(self, pair: Pair, job: Job, verdict: asyncio.Future[Verdict]) -> None:
+        if self._running.get(pair) is job:
+            del self._running[pair]
+        if not verdict.cancelled() and verdict.result() in _LASTING:
+            self._cache[pair] = verdict.result()
             if len(self._cache) > self.limits.max_cached:
                 self._cache.popitem(last=False)
-        return verdict
-
-    async def _compared(self, first: Form, second: Form) -> Verdict:
-        expressions = expression_of(first), expression_of(second)
-        if expressions[0] is None or expressions[1] is None:
-            return "refused"
-        if self._n_pending >= self.limits.max_pending:
-            return "busy"
-        line = json.dumps([expressions[0].wire(), expressions[1].wire()]).encode() + b"\n"
-        return await self._proved(line)
-
-    async def _proved(self, line: bytes) -> Verdict:
-        job = _Job(line, asyncio.get_running_loop().create_future())
-        self._n_pending += 1
-        try:
-            self._jobs.put_nowait(job)
-            async with asyncio.timeout(self.limits.wait_s):
-                return await job.verdict
-        except TimeoutError:
-            return "busy"
-        finally:
-            self._n_pending -= 1
 
 
-def _key(first: Answer, second: Answer) -> frozenset[Form]:
-    return frozenset((first.form, second.form))
+def _line(first: Form, second: Form) -> bytes | None:
+    wired = _wired(first), _wired(second)
+    return f"[{wired[0]},{wired[1]}]\n".encode() if None not in wired else None
 
 
-class _Worker:
-    """One process at a time, started again whenever it has ended."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.process: Process | None = None
-        self._limits = limits
-
-    async def serve(self, jobs: asyncio.Queue[_Job]) -> None:
-        n_failed = 0
-        while True:
-            await asyncio.sleep(self._limits.backoff_s[min(n_failed, len(self._limits.backoff_s) - 1)])
-            try:
-                process = await _to_its_end(self._start())
-                is_ready = await self._answer(process, self._limits.start_s) == "ready"
-                n_failed = 0 if is_ready else n_failed + 1
-                while is_ready and (job := await _next_job(process, jobs)) is not None:
-                    is_ready = await self._work_on(process, job)
-            except OSError as error:  # no process or no descriptor is left for it
-                n_failed += 1
-                log.warning("no equivalence worker could be started: %s", error)
-            finally:
-                await self._end()
-
-    async def _start(self) -> Process:
-        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        command = (sys.executable, "-P", str(_WORKER), str(os.getpid()))
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment
-        )
-        return self.process
-
-    async def _work_on(self, process: Process, job: _Job) -> bool:
-        """Whether the process may go on to another pair."""
-        assert process.stdin is not None
-        with suppress(ConnectionError):  # then it is about to be found dead
-            process.stdin.write(job.line)
-        word = await self._answer(process, self._limits.pair_s)
-        verdict = cast(Verdict, word) if word in get_args(Verdict) else "crashed"
-        if not job.verdict.done():
-            job.verdict.set_result(verdict)
-        return verdict not in ("timeout", "exhausted", "crashed")
-
-    async def _answer(self, process: Process, seconds: float) -> str:
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(seconds):
-                return (await process.stdout.readline()).decode().strip()
-        except TimeoutError:
-            return "timeout"
-
-    async def _end(self) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                # Not process.kill(): that polls first, and asyncio then misses the end of a process that is dead.
-                os.kill(process.pid, signal.SIGKILL)
-        await _to_its_end(process.wait())
+@lru_cache(maxsize=1024)
+def _wired(form: Form) -> str | None:
+    """Kept, because a vote asks for each form once for every other one."""
+    expression = expression_of(form)
+    return json.dumps(expression.wire()) if expression is not None else None
 
 
-async def _to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Not cut short by a cancellation, which is told after it: a child that is not known, or not waited for, stays."""
-    task = asyncio.create_task(work)
+async def _verdict_on(job: Job, within_s: float) -> Verdict:
+    """When the last one who waits has gone, in time or not, nobody works on it any more."""
+    job.n_waiting += 1
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
-
-
-async def _next_job(process: Process, jobs: asyncio.Queue[_Job]) -> _Job | None:
-    """A pair that somebody still waits for; None when the idle process ends, which then costs no pair."""
-    ended = asyncio.create_task(process.wait())
-    try:
-        while True:
-            getting = asyncio.create_task(jobs.get())
-            try:
-                await asyncio.wait((ended, getting), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                getting.cancel()
-            if getting.done() and not getting.cancelled():
-                if not (job := getting.result()).verdict.done():
-                    return job
-            elif ended.done():
-                return None
+        await asyncio.wait({job.verdict}, timeout=within_s)
+        if job.verdict.cancelled():
+            return "unavailable"
+        return job.verdict.result() if job.verdict.done() else "busy"
     finally:
-        ended.cancel()
+        job.n_waiting -= 1
+        if not job.n_waiting:
+            job.verdict.cancel()

@@ -80,12 +80,30 @@ class CandidateReport(BaseModel):
     finished_s: float | None = None
 
 
+class EquivalenceReport(BaseModel):
+    """How answers that are written differently were compared.
+
+    By `form`, for the `reason` given: each normal form is an answer of its own. By `workers`: of so many `pairs` of
+    forms that may mean the same, some were proven `equal`, which merged them, and some `different`. The `undecided`
+    ones count as unequal, by why: `refused` (no mathematics, or with two readings), `unproven`, `timeout` (and its
+    worker was killed), `exhausted` (its memory), `crashed`, `busy`, `unavailable`.
+    """
+
+    by: Literal["workers", "form"]
+    reason: str | None = None
+    pairs: int = 0
+    equal: int = 0
+    different: int = 0
+    undecided: dict[str, int] = {}
+
+
 class ItsReply(BaseModel):
     """What happened: how the query was asked, who voted what, and what was spent.
 
     `n_requested` is what n would have been with more room on this server; null where it was not reduced.
     `n_started` is how many of the n candidates a first wave and its top-ups came to. `stop` is the rule in
     force, null without a vote: under `beta` the answer may depend on which candidates came first.
+    `equivalence` is null without a vote, too.
     """
 
     version: Literal[1] = 1
@@ -109,6 +127,7 @@ class ItsReply(BaseModel):
     seed: int
     sampling: dict[str, Any]
     cancelled: Cancelled
+    equivalence: EquivalenceReport | None = None
     usage_winner: dict[str, Any] | None
     forced: bool = False
     degraded: str | None = None

@@ -12,6 +12,8 @@ from its_proxy.checkpoint import Checkpoint, open_checkpoint, read_manifest, sou
 from its_proxy.codesign.errors import ConfigError, ManifestError
 from its_proxy.codesign.manifest import FILE_NAME
 from its_proxy.codesign.strategies import load_strategies
+from its_proxy.equivalence import EquivalenceWorkers
+from its_proxy.equivalence import Limits as WorkerLimits
 from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.open_upstream import OpenUpstream
@@ -41,7 +43,8 @@ def build_context(settings: Settings, environ: Mapping[str, str] = os.environ) -
     doorkeeper = Doorkeeper(settings.keys, environ, allow_force=settings.allow_force)
     admission = Admission(limits_of(settings))
     metrics = Metrics(admission)
-    return Context(settings, catalog, doorkeeper, metrics, admission, tls=tls_of(settings))
+    workers = EquivalenceWorkers(WorkerLimits(n_workers=settings.equivalence_workers))
+    return Context(settings, catalog, doorkeeper, metrics, admission, workers, tls=tls_of(settings))
 
 
 def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = os.environ) -> Catalog:

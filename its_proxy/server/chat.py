@@ -103,6 +103,7 @@ async def _answer(
         on_outcome=count,
         door=door,
         observer=observer_of(request),
+        comparer=context_of(request).workers,
     )
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)

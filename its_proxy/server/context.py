@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from its_proxy.admission import Admission, Door
+from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.exchange import Front
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.server.auth import Caller, Doorkeeper
@@ -29,6 +30,7 @@ class Context:
     doorkeeper: Doorkeeper
     metrics: Metrics
     admission: Admission
+    workers: EquivalenceWorkers
     is_draining: bool = False
     tls: SSLContext | None = None
     traces: Traces | None = None

@@ -57,6 +57,12 @@ class Metrics(Collector):
             buckets=_SHARES, registry=registry,
         )  # fmt: skip
         self.ties = Counter("its_proxy_vote_ties", "Votes that the tie rule decided", ["model"], registry=registry)
+        self.pairs = Counter(
+            "its_proxy_equivalence_pairs",
+            "Pairs of answers that were compared",
+            ["model", "verdict"],
+            registry=registry,
+        )
         self.tokens = Counter(
             "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
         )
@@ -89,6 +95,8 @@ class Metrics(Collector):
             self.agreement.labels(model).observe(outcome.vote.agreement)
             if outcome.vote.is_tie:
                 self.ties.labels(model).inc()
+            for verdict, n_pairs in outcome.comparisons.counts.items():
+                self.pairs.labels(model, verdict).inc(n_pairs)
 
     def follow_log(self, n_dropped: Callable[[], int]) -> None:
         """From now on this says how many lines of the log were lost."""

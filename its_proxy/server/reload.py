@@ -83,7 +83,9 @@ class Reloader:
 
 
 def _refuse_what_needs_a_restart(old: Settings, new: Settings) -> None:
-    for field in ("host", "port", "reuse_port", "max_body_bytes", "max_connections", "traces"):
+    for field in (
+        "host", "port", "reuse_port", "max_body_bytes", "max_connections", "traces", "equivalence_workers",
+    ):  # fmt: skip
         if getattr(old, field) != getattr(new, field):
             raise ConfigError(f"{field} cannot change while the server runs", hint="restart it")
     if (old.tls_cert is None) != (new.tls_cert is None):

@@ -49,6 +49,8 @@ def run(
         sink = stack.enter_context(writing_logs(settings.log_level, settings.log_format))
         context = build_context(settings)
         context.metrics.follow_log(lambda: sink.n_dropped)
+        if not context.workers.is_symbolic:
+            log.info("answers are compared by normal form only", hint="pip install 'its-proxy[math]'")
         if settings.traces:
             context.traces = stack.enter_context(closing(open_traces()))
             context.metrics.follow_traces(context.traces)
@@ -73,6 +75,7 @@ async def _serve(
     # vLLM ends last: until then it may be needed for the answers in flight.
     async with engine or nullcontext(), watching_lag(context.metrics.lag.observe), AsyncExitStack() as stack:
         stack.push_async_callback(context.catalog.close)
+        stack.push_async_callback(context.workers.close)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(reloader.stop)

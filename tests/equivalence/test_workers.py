@@ -110,22 +110,22 @@ async def test_a_pair_that_takes_too_long_is_a_timeout_and_costs_its_worker_only
     first, second = slow_pair(0)
     assert await workers.compare(first, second) == "timeout"
     assert await ended(pid)
-    assert await started(workers) != pid
-    begun = time.monotonic()
+    second_pid = await started(workers)
     assert await workers.compare(first, second) == "timeout"
-    assert time.monotonic() - begun < 0.1, "the same pair is not tried again"
+    assert workers.pids == [second_pid], "the same pair is not tried again"
 
 
 async def test_bombs_reach_neither_the_loop_nor_a_child(workers):
     """200 of them, n = 8 candidates each: those that are refused, and those that only a kill ends."""
     await started(workers)
-    pids, lags, is_over = set(workers.pids), [], False
+    pids, longest_s, is_over = set(workers.pids), 0.0, False
 
     async def watch() -> None:
+        nonlocal longest_s
         while not is_over:
             begun = time.monotonic()
-            await asyncio.sleep(0.005)
-            lags.append(time.monotonic() - begun - 0.005)
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, time.monotonic() - begun)
             pids.update(workers.pids)
 
     watching = asyncio.create_task(watch())
@@ -134,30 +134,61 @@ async def test_bombs_reach_neither_the_loop_nor_a_child(workers):
         pair = slow_pair(k) if k % 50 == 0 else boxed("1", "2")
         comparisons = await workers.compare_all([*bombs, *pair])
         assert "equal" not in comparisons.counts
-        await asyncio.sleep(0)
     is_over = True
     await watching
-    await workers.__aexit__()
-    assert sorted(lags)[int(0.99 * len(lags))] <= 0.02
+    await workers.close()
+    assert longest_s < 1.0, "any of them would have held the loop for minutes"
+    assert len(pids) > 4, "the slow ones were killed"
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
 async def test_a_worker_killed_while_idle_costs_no_pair(workers):
     pid = await started(workers)
     os.kill(pid, signal.SIGKILL)
-    assert await workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")) in ("equal", "crashed")
-    assert await workers.compare(*boxed(r"\sqrt{50}", r"5\sqrt{2}")) == "equal"
+    assert await workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")) == "equal"
     assert workers.pids != [pid]
 
 
-async def test_a_worker_killed_at_work_costs_its_pair(workers):
+async def test_a_pair_whose_worker_was_killed_is_given_to_the_next_one(workers):
     pid = await started(workers)
     os.kill(pid, signal.SIGSTOP)
     comparing = asyncio.create_task(workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")))
     await asyncio.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
-    assert await comparing == "crashed"
-    assert await workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")) == "equal"
+    assert await comparing == "equal"
+
+
+async def test_a_pair_that_costs_two_workers_is_left_alone():
+    async with EquivalenceWorkers(Limits(pair_s=60, wait_s=60)) as workers:
+        await started(workers)
+        comparing = asyncio.create_task(workers.compare(*slow_pair(0)))
+        killed: list[int] = []
+        while len(killed) < 2:
+            await asyncio.sleep(0.02)
+            if workers.pids and workers.pids[0] not in killed and workers._jobs.empty():
+                killed += workers.pids
+                os.kill(killed[-1], signal.SIGKILL)
+        assert await comparing == "crashed"
+        assert await workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")) == "equal"
+
+
+async def test_a_pair_that_nobody_waits_for_any_more_is_worked_on_no_longer():
+    async with EquivalenceWorkers(Limits(pair_s=60, wait_s=60)) as workers:
+        pid = await started(workers)
+        comparing = [asyncio.create_task(workers.compare(*slow_pair(0))) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        comparing[0].cancel()
+        await asyncio.sleep(0.1)
+        assert is_alive(pid), "the other one still waits"
+        comparing[1].cancel()
+        assert await ended(pid)
+        assert await workers.compare(*boxed(r"\sqrt{18}", r"3\sqrt{2}")) == "equal"
+
+
+async def test_what_two_ask_at_once_is_proved_once():
+    async with EquivalenceWorkers(Limits(max_pending=1, wait_s=60)) as workers:
+        pair = boxed(r"\sqrt{18}", r"3\sqrt{2}")
+        assert await asyncio.gather(*(workers.compare(*pair) for _ in range(20))) == ["equal"] * 20
 
 
 async def test_more_pairs_than_may_wait_are_busy():
@@ -186,8 +217,10 @@ async def test_closing_leaves_no_child():
 def test_closing_while_it_starts_leaves_no_child(run, open_s):
     async def open_and_close() -> set[str]:
         before = children()
-        async with EquivalenceWorkers():
+        async with EquivalenceWorkers(PATIENT) as workers:
+            comparing = asyncio.create_task(workers.compare(*boxed(r"\sqrt{8}", r"2\sqrt{2}")))
             await asyncio.sleep(open_s)
+        assert await comparing == "unavailable"
         return children() - before
 
     assert run(open_and_close()) == set()
@@ -261,13 +294,13 @@ from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.voting.answers import answer_of
 async def main():
     async with EquivalenceWorkers() as workers:
-        print(workers.is_symbolic, *[await workers.compare(answer_of("x+y", "boxed"), answer_of(text, "boxed"))
-              for text in ("x + y", "y+x")])
+        print((await workers.compare_all([answer_of("x+y", "boxed")])).by_form_because)
+        print(*[await workers.compare(answer_of("x+y", "boxed"), answer_of(text, "boxed"))
+                for text in ("x + y", "y+x")])
 asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["False", "equal", "unavailable"], done.stderr
-    assert "its-proxy[math]" in done.stderr
+    assert done.stdout.splitlines() == ["its-proxy[math] is not installed", "equal unavailable"], done.stderr
 
 
 def test_a_worker_is_given_no_secrets(tmp_path):
@@ -275,12 +308,11 @@ def test_a_worker_is_given_no_secrets(tmp_path):
     code = f"""
 import asyncio, sys
 sys.path.insert(0, {str(CHECKOUT)!r})
-from its_proxy.equivalence import EquivalenceWorkers
+from its_proxy.equivalence import EquivalenceWorkers, Limits
+from its_proxy.voting.answers import answer_of
 async def main():
-    async with EquivalenceWorkers() as workers:
-        while not workers.pids:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)
+    async with EquivalenceWorkers(Limits(wait_s=30)) as workers:
+        await workers.compare(answer_of("x+y", "boxed"), answer_of("y+x", "boxed"))
         print(open(f"/proc/{{workers.pids[0]}}/environ").read())
 asyncio.run(main())
 """
