@@ -30,6 +30,8 @@ NO_CALL = "no call"
 
 MAX_ANSWER_CHARS = 512
 """A longer "answer" is not a short value: its candidate abstains."""
+MAX_READ_CHARS = 200_000
+"""The last answer wins, so of a longer text only the end is read: every scan costs some 0.2 µs a character."""
 MAX_FINAL_LINE_CHARS = 80
 """A last line without an answer lead counts as the answer only when it is this short."""
 MAX_DIGITS = 64
@@ -89,7 +91,7 @@ def read_answer(text: str, kind: AnswerKind) -> Answer | None:
     final_part = after_reasoning(text)
     if final_part is None or kind not in _READERS:
         return None
-    written = _READERS[kind](final_part)
+    written = _READERS[kind](_end_of(final_part) if kind != "json" else final_part)
     if written is None or len(written) > MAX_ANSWER_CHARS:
         return None
     answer = answer_of(written, kind)
@@ -122,8 +124,16 @@ def after_reasoning(text: str) -> str | None:
     return text
 
 
+def _end_of(text: str) -> str:
+    """From the beginning of a word on: half a number is another number."""
+    if len(text) <= MAX_READ_CHARS:
+        return text
+    return _TO_A_WORD.sub("", text[-MAX_READ_CHARS:], count=1)
+
+
 # --- finding the answer ----------------------------------------------------------------------
 
+_TO_A_WORD = re.compile(r"\A\S*(?:\s+|\Z)")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s{0,8}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNBRACED = re.compile(r"[+-]?[0-9](?:[0-9.,/]*[0-9])?|[A-Za-z](?![A-Za-z])")

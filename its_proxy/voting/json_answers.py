@@ -19,6 +19,8 @@ IsValid: TypeAlias = Callable[[str], bool]
 
 MAX_JSON_CHARS = 64 * 1024
 """A longer JSON text is not read: its candidate abstains."""
+MAX_TEXT_CHARS = 4 * MAX_JSON_CHARS
+"""Nor is one looked for in a longer text: where a block begins can only be told from the front."""
 MAX_DEPTH = 64
 MAX_DIGITS = 400
 """A number with more digits, or an exponent of more than 9, is not read."""
@@ -32,6 +34,8 @@ def read_json(text: str, *, whole: bool = False, is_valid: IsValid | None = None
     The whole text, else (unless `whole`) its last fenced block, else the last balanced {...}: the last one
     wins, and one that is not JSON is not replaced by an earlier one. `is_valid` judges it as it was written.
     """
+    if len(text) > MAX_TEXT_CHARS:
+        return None
     written = text.strip()
     spelling = spelled(written)
     if spelling is None and not whole:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -71,3 +72,11 @@ def test_some_seconds_of_atheris_find_nothing(tmp_path: Path):
     figures = guided.fuzz(Path(os.environ["ITS_FUZZ"]), tmp_path, 1.0)
     assert figures["findings"] == []
     assert all(figures[f"{name}: inputs"] > 10 for name in ("sse", "request", "answer"))
+
+
+@pytest.mark.skipif("ITS_FUZZ" not in os.environ, reason="ITS_FUZZ names no environment with openapi-spec-validator")
+def test_the_published_description_is_valid_openapi():
+    published = Path(__file__).parents[2] / "docs/openapi.json"
+    validator = Path(os.environ["ITS_FUZZ"], "bin/openapi-spec-validator")
+    done = subprocess.run([validator, published], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

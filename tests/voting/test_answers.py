@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from its_proxy.voting.answers import (
     MAX_ANSWER_CHARS,
     MAX_FINAL_LINE_CHARS,
+    MAX_READ_CHARS,
     Answer,
     Form,
     after_reasoning,
@@ -321,6 +322,23 @@ def test_a_hostile_text_of_100_000_characters_takes_under_50_ms(name):
         # The best of three: another process on the machine is not what is measured.
         best = min(_seconds(text, kind) for _ in range(3))
         assert best < 0.05, f"{kind} took {best * 1000:.0f} ms"
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "letter", "json"])
+@pytest.mark.parametrize("piece", ["7 ", r"\boxed{", r"\boxed{1} ", "1,", '{"', r"\frac{1}{2} ", "answer is ", "```\n"])
+def test_a_reply_of_eight_megabytes_takes_under_100_ms(piece, kind):
+    text = piece * (8 * 2**20 // len(piece))
+    best = min(_seconds(text, kind) for _ in range(3))
+    assert best < 0.1, f"{best * 1000:.0f} ms"
+
+
+@pytest.mark.parametrize("cut", range(12))
+def test_of_a_very_long_text_the_end_is_read_and_never_half_a_number(cut):
+    """Wherever the part that is read begins."""
+    long = "x" * (MAX_READ_CHARS - cut)
+    assert text_of(f"It is 12345678 {long}", "number") in (None, "12345678")
+    assert text_of(rf"\boxed{{1}} 1 {long} {long} \boxed{{12345678}}", "boxed") == "12345678"
+    assert text_of(f"{long} {long}\n#### 12345678", "number") == "12345678"
 
 
 def _seconds(text: str, kind: str) -> float:
