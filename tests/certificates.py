@@ -24,14 +24,14 @@ class Certificate:
         return ssl.create_default_context(cafile=self.cert)
 
 
-def make_certificate(folder: Path, name: str = "server") -> Certificate:
+def make_certificate(folder: Path, name: str = "server", subject: str = "its-proxy") -> Certificate:
     """For 127.0.0.1, valid from now on."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     folder.mkdir(parents=True, exist_ok=True)
     made = Certificate(folder / f"{name}.pem", folder / f"{name}-key.pem")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=its-proxy"
-    extension = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    extension = ["-subj", f"/CN={subject}", "-addext", "subjectAltName=IP:127.0.0.1"]
     outputs = ["-keyout", str(made.key), "-out", str(made.cert)]
     subprocess.run([*command.split(), *extension, *outputs], check=True, capture_output=True)
     return made
