@@ -14,7 +14,7 @@ from typing import Any
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.equivalence.comparisons import Comparer
+from its_proxy.equivalence import Comparer, EquivalenceWorkers
 from its_proxy.exchange import NO_FRONT, Exchange, Front
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.plan import make_plan
@@ -49,7 +49,7 @@ def _ignore(target: Target, verdict: Verdict) -> None:
 
 class Service:
     """`rights`: what its callers may override. `on_change` is told of each target's new verdict. `comparer` compares
-    answers that are written differently; it is closed by whoever made it."""
+    answers that are written differently: whoever gives one closes it, by default it is the service's own."""
 
     def __init__(
         self,
@@ -62,7 +62,8 @@ class Service:
         self.served = served
         self.rights = rights
         self._on_change = on_change
-        self._comparer = comparer
+        self._workers = EquivalenceWorkers() if comparer is None else None
+        self._comparer = comparer or self._workers
         self._watching: asyncio.Task[None] | None = None
         self._has_news = asyncio.Event()
 
@@ -113,10 +114,12 @@ class Service:
         return {**chat.body, **plan.members[0].body}
 
     async def close(self) -> None:
-        """Ends the handshakes and the connections; the service is not used afterwards."""
+        """Ends the handshakes, the connections and its own workers; the service is not used afterwards."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait({self._watching})
+        if self._workers is not None:
+            await self._workers.close()
         for upstream in {id(target.upstream): target.upstream for target in self.served.targets}.values():
             await upstream.close()
 

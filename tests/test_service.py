@@ -1,16 +1,19 @@
 """A served model without our server: proved once, then answered in this process."""
 
 import asyncio
+from importlib.util import find_spec
 
 import pytest
 
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError, ModelUnavailable, RequestError
+from its_proxy.equivalence import Limits
 from its_proxy.exchange import Front
 from its_proxy.plan import VoteRules
 from its_proxy.served import Served
 from its_proxy.service import Service, served_at
 from its_proxy.upstreams.http import HttpUpstream
+from tests.equivalence.test_workers import children
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, tokens_of, write_checkpoint
 
@@ -43,6 +46,27 @@ async def test_a_service_proves_its_checkpoint_and_then_votes(tmp_path):
     assert reply.headers["x-its-pair"] == checkpoint.pair_id[:16]
     assert events.endswith(b"data: [DONE]\n\n")
     assert b'"its":' in events
+
+
+@pytest.mark.skipif(find_spec("sympy") is None, reason="its-proxy[math] is not installed")
+async def test_a_service_compares_answers_by_workers_of_its_own_and_leaves_none(tmp_path):
+    before = children()
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, manifest("random")))
+    surds = ("7", r"\sqrt{8}", r"2\sqrt{2}")
+
+    def say(sent, number):
+        return Say("x" if sent.get("return_token_ids") else f"\\boxed{{{surds[sent['seed'] % 3]}}}")
+
+    async with scripted_upstream(say, ["model"]) as upstream:
+        upstream.tokens = lambda sent: tokens_of(sent["messages"])
+        service = service_at(upstream, checkpoint, comparer=None)
+        await service.ready()
+        service._workers.limits = Limits(wait_s=30)
+        reply = await service.exchange(body(seed=0, its={"n": 3, "stop": "none"}), "req-1").reply()
+        assert children() - before
+        await service.close()
+    assert reply.body["its"]["votes"] == {r"\sqrt{8}": 2, "7": 1}
+    assert children() - before == set()
 
 
 async def test_a_mismatch_is_told_before_the_first_query(tmp_path):

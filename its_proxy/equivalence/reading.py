@@ -1,7 +1,7 @@
 r"""Reads LaTeX or plain mathematics by recursive descent, and refuses whatever has two readings.
 
-Refused are `1/2x`, `x^12`, `x2`, `f(2)`, `2\frac{1}{2}`, `\sin x y`, `\sin^{-1} x`, `101_2`, and words. A refused
-answer equals nothing but its own normal form; a wrong reading could merge two answers that differ.
+Refused are `1/2x`, `x^12`, `x2`, `f(2)`, `0.5(3)`, `2\frac{1}{2}`, `\sin x y`, `\sin^{-1} x`, `101_2`, and words. A
+refused answer equals nothing but its own normal form; a wrong reading could merge two answers that differ.
 """
 
 import re
@@ -144,6 +144,8 @@ class _Reader:
         token = self._next()
         if token[0].isdigit() or token[0] == ".":
             return False
+        if token == "(" and last[0].isdigit():
+            return not self._is_number_in_brackets()  # `0.5(3)` is 0.5333... to some
         if token == "(" and last.removeprefix("\\").isalpha() and last != "\\pi":
             return last not in _NAMES_OF_FUNCTIONS and self._is_sum_in_brackets()
         return True
@@ -151,6 +153,10 @@ class _Reader:
     def _is_sum_in_brackets(self) -> bool:
         closing = next((k for k in range(self._position, len(self._tokens)) if self._tokens[k] == ")"), 0)
         return any(token in "+-" for token in self._tokens[self._position + 2 : closing])
+
+    def _is_number_in_brackets(self) -> bool:
+        inside = self._tokens[self._position + 1 : self._position + 3]
+        return len(inside) == 2 and inside[0][0].isdigit() and inside[1] == ")"
 
     def _power(self) -> Node:
         base = self._atom()

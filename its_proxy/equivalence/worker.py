@@ -24,15 +24,22 @@ _CONTAINERS = ("tuple", "set", "list", "interval")
 
 def main() -> None:
     die_with(int(sys.argv[1]))
-    # What is slow the first time is done before the first pair: importing sympy, and filling its caches.
-    prove(["pow", "", ["add", "", ["symbol", "x"], ["number", "1"]], ["number", "2"]], ["root", "2", ["number", "8"]])
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal Ctrl-C reaches it too, and its parent ends in order
+    warm_up()
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_AS, MEMORY_BYTES)
     say("ready")
     for line in sys.stdin:
         limit_cpu()
         first, second = json.loads(line)
         say(verdict_on(first, second))
+
+
+def warm_up() -> None:
+    """What is slow the first time is done before the first pair: importing sympy, and filling its caches."""
+    sine, cosine = (["pow", "", ["function", name, ["symbol", "x"]], ["number", "2"]] for name in ("sin", "cos"))
+    prove(["add", "", sine, cosine], ["number", "1"])
+    prove(["root", "2", ["number", "8"]], ["mul", "", ["number", "2"], ["root", "2", ["number", "2"]]])
 
 
 def say(word: str) -> None:
@@ -49,8 +56,13 @@ def die_with(parent: int) -> None:
 
 def limit_cpu() -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(used.ru_utime + used.ru_stime + CPU_S)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+    limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + CPU_S))
+
+
+def limit(kind: int, soft: int) -> None:
+    """The hard limit stays: what may be raised again tomorrow, and what somebody else has set."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def verdict_on(first: list[Any], second: list[Any]) -> str:
@@ -158,9 +170,9 @@ def evaluated(kind: str, value: str, parts: list[Any]) -> Any:
         case "mul":
             return sympy.Mul(*parts)
         case "div":
-            return parts[0] / parts[1]
+            return parts[0] / not_zero(parts[1])
         case "pow":
-            return sympy.Pow(*parts)
+            return sympy.Pow(parts[0] if parts[1].is_positive else not_zero(parts[0]), parts[1])
         case "root":
             return real_root(parts[0], int(value))
         case "log":
@@ -168,6 +180,13 @@ def evaluated(kind: str, value: str, parts: list[Any]) -> Any:
         case "function":
             return called(value, parts[0])
     raise ValueError(f"no expression is called {kind}")
+
+
+def not_zero(value: Any) -> Any:
+    """Raises ArithmeticError: `0/(1-1)` and `1` are not to be found equal by cancelling what is nothing."""
+    if not is_surely_not_zero(value):
+        raise ArithmeticError
+    return value
 
 
 def real_root(value: Any, index: int) -> Any:

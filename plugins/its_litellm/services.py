@@ -12,6 +12,7 @@ from its_litellm.router import deployments_named, proxy_router
 from its_proxy.checkpoint import Checkpoint, open_checkpoint
 from its_proxy.codesign.errors import ConfigError, ModelUnavailable
 from its_proxy.discovery import discover
+from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.handshake import Verdict
 from its_proxy.served import Model, Served, check_vote, ensemble_of, rules_for
 from its_proxy.service import Service
@@ -39,6 +40,7 @@ class _OfLoop:
     """`keeper` closes them when its loop ends, as asyncio.run ends one: by cancelling what still runs."""
 
     services: dict[tuple[Address, str], "asyncio.Task[Service]"] = field(default_factory=dict)
+    workers: EquivalenceWorkers = field(default_factory=EquivalenceWorkers)
     keeper: "asyncio.Task[None] | None" = None
 
 
@@ -60,7 +62,7 @@ class Services:
         key = (address, info.model_dump_json())
         opening = own.services.get(key)
         if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
-            opening = own.services[key] = asyncio.create_task(self._open(address, info))
+            opening = own.services[key] = asyncio.create_task(self._open(address, info, own.workers))
         service = await asyncio.shield(opening)
         service.served.require_serving()
         return service
@@ -75,6 +77,7 @@ class Services:
         for done in await asyncio.gather(*own.services.values(), return_exceptions=True):
             if isinstance(done, Service):
                 await done.close()
+        await own.workers.close()
 
     def _own(self) -> _OfLoop:
         own = self._loops.setdefault(asyncio.get_running_loop(), _OfLoop())
@@ -89,7 +92,7 @@ class Services:
             await self.close()
             raise
 
-    async def _open(self, address: Address, info: ItsInfo) -> Service:
+    async def _open(self, address: Address, info: ItsInfo, workers: EquivalenceWorkers) -> Service:
         check_vote(f"deployment {address.model}: model_info.its.vote", info.vote)
         async with AsyncExitStack() as opened:
             members = [await self._serve(address, member, info, opened) for member in info.members]
@@ -98,7 +101,7 @@ class Services:
                 weights = [member.weight for member in info.members]
                 served = ensemble_of(address.model, members, weights, n=info.vote.get("n"), max_n=info.max_n)
             opened.pop_all()  # from here on they are the service's to close
-        service = Service(served, rights=frozenset(info.rights), on_change=_tell)
+        service = Service(served, rights=frozenset(info.rights), on_change=_tell, comparer=workers)
         with suppress(ModelUnavailable):  # it is watched from now on, and told of when it is asked
             await service.ready(FIRST_VERDICT_S)
         return service

@@ -106,6 +106,7 @@ class Middleware:
                 request_id=request_id,
                 rights=self._options.rights if self._models.keys else RIGHTS,
                 front=front,
+                comparer=self._models.workers,
             )
             if exchange.chat.is_stream and not exchange.chat.its.explain:
                 return await _stream(exchange, send, has_begun)

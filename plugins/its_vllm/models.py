@@ -10,6 +10,7 @@ import orjson
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError, UpstreamError
+from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.handshake import PENDING, Verdict
 from its_proxy.hub import Hub
 from its_proxy.open_upstream import OpenUpstream
@@ -39,6 +40,7 @@ class Models:
         self._has_news = asyncio.Event()
         self.keys: tuple[str, ...] = ()
         self.inner = InnerApp(app, {})
+        self.workers = EquivalenceWorkers()
 
     async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application's life, and the handshakes for as long as it lasts."""
@@ -54,10 +56,11 @@ class Models:
             await self.close()
 
     async def close(self) -> None:
-        """Ends the handshakes."""
+        """Ends the handshakes and the workers."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait({self._running})
+        await self.workers.close()
 
     async def find(self, name: str | None, scope: Scope) -> Served | None:
         """The model of that name if it has a manifest, good or bad; without a name the one that vLLM would take.

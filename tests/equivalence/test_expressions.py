@@ -26,6 +26,7 @@ def read(written: str) -> Node | None:
         (r"\log_2 8", ["log", "", ["number", "2"], ["number", "8"]]),
         (r"50\%", ["number", "1/2"]),
         (r"[\sqrt2,\infty)", ["interval", "[)", ["root", "2", ["number", "2"]], ["infinity", "+"]]),
+        (r"3(x+1)", ["mul", "", ["number", "3"], ["add", "", ["symbol", "x"], ["number", "1"]]]),
         (r"1,x", ["list", "", ["number", "1"], ["symbol", "x"]]),
     ],
 )
@@ -41,6 +42,7 @@ def test_what_has_one_reading_is_read(written, wired):
         "1/2x",  # a half of x, or one over 2x
         "x^12",  # LaTeX raises to the 1 and multiplies by 2
         "f(2)",
+        "0.5(3)",  # the 3 recurs, or is a factor
         r"\phi(n)",
         "x2",  # an index, or a product
         r"2\frac12x",  # a mixed number, or a product

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,13 @@ async def workers() -> AsyncIterator[EquivalenceWorkers]:
         yield workers
 
 
+_NEVER_ASKED = count(2)
+
+
 async def started(workers: EquivalenceWorkers) -> int:
     """The one worker's process id, once it has answered."""
-    assert await workers.compare(*boxed(r"\sqrt{12}", r"2\sqrt{3}")) == "equal"
+    k = next(_NEVER_ASKED)
+    assert await workers.compare(*boxed(rf"\sqrt{{{3 * k * k}}}", rf"{k}\sqrt{{3}}")) == "equal"
     return workers.pids[0]
 
 
@@ -57,26 +62,34 @@ async def ended(pid: int, within_s: float = 5.0) -> bool:
     return not is_alive(pid)
 
 
-async def test_equal_and_different_answers(workers):
-    for first, second, verdict in [
-        (r"\sqrt{8}", r"2\sqrt{2}", "equal"),
-        (r"\frac{1}{1+\sqrt2}", r"\sqrt{2}-1", "equal"),
-        (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2", "equal"),
-        ("x^2-1", "(x-1)(x+1)", "equal"),
-        (r"\sin^2x+\cos^2x", "1", "equal"),
-        (r"\sqrt[3]{-8}", "-2", "equal"),
-        (r"\{\sqrt8,1\}", r"1,2\sqrt2", "equal"),
-        (r"(\sqrt8,1)", r"(1,2\sqrt2)", "different"),
-        (r"[\sqrt8,\infty)", r"(2\sqrt{2},\infty)", "different"),
-        (r"50\%", r"\frac12", "equal"),
-        (r"50\%", "50", "different"),
-        (r"\sqrt{2}", "1.41421356237309504880168872420969807857", "different"),
-        (r"\sqrt{x^2}", "x", "unproven"),
-        (r"\frac{x}{x-x}", r"\frac{y}{x-x}", "unproven"),
-        (r"\frac{1}{\ln(0)}", "0", "unproven"),
-        (r"\text{on}", r"\text{no}", "refused"),
-    ]:
-        assert await workers.compare(*boxed(first, second)) == verdict, (first, second)
+async def test_equal_and_different_answers():
+    async with EquivalenceWorkers(Limits(pair_s=10, wait_s=30)) as workers:
+        for first, second, verdict in [
+            (r"\sqrt{8}", r"2\sqrt{2}", "equal"),
+            (r"\frac{1}{1+\sqrt2}", r"\sqrt{2}-1", "equal"),
+            (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2", "equal"),
+            ("x^2-1", "(x-1)(x+1)", "equal"),
+            (r"\sin^2x+\cos^2x", "1", "equal"),
+            (r"\sqrt[3]{-8}", "-2", "equal"),
+            (r"\{\sqrt8,1\}", r"1,2\sqrt2", "equal"),
+            (r"(\sqrt8,1)", r"(1,2\sqrt2)", "different"),
+            (r"[\sqrt8,\infty)", r"(2\sqrt{2},\infty)", "different"),
+            (r"50\%", r"\frac12", "equal"),
+            (r"50\%", "50", "different"),
+            (r"\sqrt{2}", "1.41421356237309504880168872420969807857", "different"),
+            (r"\sqrt{x^2}", "x", "unproven"),
+            (r"\frac{x}{x-x}", r"\frac{y}{x-x}", "unproven"),
+            (r"\frac{1}{\ln(0)}", "0", "unproven"),
+            (r"\frac{(x+1)^2-x^2-2x-1}{(x+1)^2-x^2-2x-1}", "1+x-x", "unproven"),
+            (r"0^{1-1}", r"\frac{\sqrt4}{2}", "unproven"),
+            (r"\frac{x^2-1}{x-1}", "x+1", "equal"),
+            (r"x^{-1}", r"\frac1x", "equal"),
+            ("50m", "50", "different"),
+            (r"\log 100", "2", "different"),
+            (r"i^2", "-1", "different"),
+            (r"\text{on}", r"\text{no}", "refused"),
+        ]:
+            assert await workers.compare(*boxed(first, second)) == verdict, (first, second)
 
 
 async def test_what_a_vote_asks_is_merged_in_it(workers):
@@ -91,9 +104,9 @@ async def test_what_a_vote_asks_is_merged_in_it(workers):
 @pytest.mark.parametrize("are_equal", [False, True])
 async def test_generated_pairs(are_equal):
     """The long form, with its page: `python -m benchmarks.answer_equality`."""
-    measured = await measure(2, 2_000, are_equal=are_equal)
+    measured = await measure(2, 600, are_equal=are_equal)
     if are_equal:
-        assert len(measured.merged) >= 0.9 * 2_000
+        assert len(measured.merged) >= 0.9 * 600
     else:
         assert measured.merged == []
 

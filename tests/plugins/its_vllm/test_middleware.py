@@ -5,6 +5,7 @@ import json
 import logging
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from importlib.util import find_spec
 
 import pytest
 
@@ -60,6 +61,7 @@ async def test_a_stream_ends_with_what_was_voted(tmp_path):
     assert heard.headers["content-type"].startswith("text/event-stream")
     assert heard.raw.endswith(b"data: [DONE]\n\n")
     assert heard.events[-1]["its"]["votes"] == {"7": 8}
+    assert heard.events[-1]["its"]["equivalence"]["by"] == ("workers" if find_spec("sympy") else "form")
     assert [event["choices"][0]["delta"].get("content") for event in alone.events] == ["", "\\boxed{7}", None]
 
 
