@@ -128,14 +128,16 @@ class Crowd:
 async def crowd(
     url: str, kind: str, n: int, seconds: float, body: bytes = b"", per_second: float = 1e6
 ) -> AsyncIterator[Crowd]:
-    """Begins at once; ended with the block."""
+    """Begins with the block, when its process is up and costs no time any more; ended with it."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.reliability.crowd", url, kind, str(n), str(seconds)),
         *("--per-second", str(per_second)),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None
+    assert process.stdout is not None
     try:
+        await process.stdout.readline()
         process.stdin.write(body)
         process.stdin.close()
         yield Crowd(process)
@@ -152,8 +154,10 @@ async def crowd(
 @click.argument("seconds", type=float)
 @click.option("--per-second", default=1e6, help="How fast they connect.")
 def main(url: str, kind: str, n: int, seconds: float, per_second: float) -> None:
+    print("up", flush=True)
+    body = sys.stdin.buffer.read()
     if kind == "readers":
-        outcome = hold(url, n, seconds, sys.stdin.buffer.read())
+        outcome = hold(url, n, seconds, body)
     else:
         outcome = uvloop.run(attack(url, kind, n, seconds, per_second))
     print(json.dumps(outcome), flush=True)
