@@ -12,7 +12,7 @@ from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import DEADLINE_S, Member, VoteRules
 from its_proxy.targets import Missing, Route, Target, choose, longest_wait
-from its_proxy.upstreams.retries import RetryBudget
+from its_proxy.upstreams.retries import SAVED_BETWEEN, RetryBudget
 
 _RULES = TypeAdapter(VoteRules)
 
@@ -27,7 +27,7 @@ class Model:
     targets: tuple[Target, ...]
     weight: int = 1
     is_spread: bool = False
-    budget: RetryBudget = field(default_factory=RetryBudget)
+    budget: RetryBudget = field(default_factory=lambda: RetryBudget(SAVED_BETWEEN))
 
     @property
     def is_serving(self) -> bool:

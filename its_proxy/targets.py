@@ -22,7 +22,7 @@ from its_proxy.codesign.errors import (
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
 from its_proxy.health import Health
 from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied
-from its_proxy.upstreams.retries import RetryBudget, tried_once
+from its_proxy.upstreams.retries import SAVED_BETWEEN, RetryBudget, tried_once
 
 _Result = TypeVar("_Result")
 
@@ -305,7 +305,7 @@ class Route:
     targets: Sequence[Target]
     salt: str | None = None
     is_spread: bool = False
-    budget: RetryBudget = field(default_factory=RetryBudget)
+    budget: RetryBudget = field(default_factory=lambda: RetryBudget(SAVED_BETWEEN))
     was_begun: bool = False
     state: State = field(init=False)
     _probed: Target | None = None

@@ -390,7 +390,7 @@ async def test_a_busy_target_is_left_for_another_only_as_often_as_the_budget_pay
     """In an outage of all targets together, half of the tries would be in vain."""
     a, b = (Scripted(name, *[UpstreamBusy("full", status=503)] * 2000) for name in "ab")
     targets = [target_at(upstream, checkpoint) for upstream in (a, b)]
-    budget = RetryBudget()
+    budget = RetryBudget(10)
     for _ in range(200):
         with pytest.raises(UpstreamBusy):
             await Route(choose(targets), targets, budget=budget).complete(BODY, "r")

@@ -112,6 +112,29 @@ async def test_the_time_in_the_queue_belongs_to_the_requests_deadline(tmp_path):
         await upstream.until(lambda: upstream.n_open == 0)
 
 
+@pytest.mark.parametrize("min_n", [None, 2])
+async def test_ten_times_more_than_there_is_room_for_is_answered_or_turned_away_and_leaves_nothing(tmp_path, min_n):
+    limits, vote = {"candidates": 16, "queue": 4}, {"n": 4, **({"min_n": min_n} if min_n else {})}
+    most_open = 0
+
+    def counted(body, number):
+        nonlocal most_open
+        most_open = max(most_open, upstream.n_open + 1)
+        return Say("\\boxed{7}", delay_s=0.02)
+
+    checkpoint = write_checkpoint(tmp_path / "model", manifest("random"))
+    async with serving_script(counted, checkpoint, limits=limits, vote=vote) as (server, upstream):
+        replies = await asyncio.gather(*(server.ask() for _ in range(80)))
+        await upstream.until(lambda: upstream.n_open == 0)
+    told = {(reply.status, reply.json.get("error", {}).get("code")) for reply in replies}
+    assert told == {(200, None), (503, "server_full")}
+    assert all(int(reply.headers["Retry-After"]) >= 1 for reply in replies if reply.status == 503)
+    answered = sum(reply.status == 200 for reply in replies)
+    assert answered >= (8 if min_n is None else 12), "what runs at first, and what waits"
+    assert most_open <= 16 + 1, "a call that is hung up on is gone a moment later"
+    assert (server.context.admission.n_in_flight, server.context.admission.n_waiting) == (0, 0)
+
+
 # -- fewer candidates --------------------------------------------------------------------------------------------------
 
 
