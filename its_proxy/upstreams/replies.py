@@ -21,12 +21,15 @@ def read_object(data: bytes, who: str = "the upstream") -> dict[str, Any]:
 
 
 def check_completion(completion: Completion, who: str = "the upstream") -> Completion:
-    """The completion itself, if it holds a choice with a message."""
+    """The completion itself, if it holds a choice with a message whose tool calls, where there are any, are objects."""
     choices = completion.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadPayload(f"{who} sent a completion without choices")
     if not isinstance(choices[0].get("message"), dict):
         raise BadPayload(f"{who} sent a choice without a message")
+    calls = choices[0]["message"].get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise BadPayload(f"{who} sent tool calls that are none")
     return completion
 
 

@@ -50,7 +50,7 @@ class Telling:
             self._response["its"] = chunk["its"]
         if isinstance(chunk.get("usage"), dict):
             self._usage = chunk["usage"]
-        for choice in chunk.get("choices") or []:
+        for choice in reply.objects_of(chunk.get("choices")):
             if choice.get("index", 0) == 0:
                 told += self._choice(choice)
         return b"".join(told)
@@ -77,15 +77,14 @@ class Telling:
         )
 
     def _choice(self, choice: Mapping[str, Any]) -> Iterator[bytes]:
-        delta = choice.get("delta") or {}
-        if text := delta.get("reasoning") or delta.get("reasoning_content"):
+        [delta] = reply.objects_of([choice.get("delta")]) or [{}]
+        if text := reply.text_of(delta.get("reasoning") or delta.get("reasoning_content")):
             yield from self._grow(_Reasoning, text)
-        if text := delta.get("content"):
-            logprobs = choice.get("logprobs")
-            yield from self._grow(_Words, text, logprobs.get("content") if isinstance(logprobs, dict) else None)
-        if text := delta.get("refusal"):
+        if text := reply.text_of(delta.get("content")):
+            yield from self._grow(_Words, text, choice.get("logprobs"))
+        if text := reply.text_of(delta.get("refusal")):
             yield from self._grow(_Refusal, text)
-        for position, piece in enumerate(delta.get("tool_calls") or []):
+        for position, piece in enumerate(reply.objects_of(delta.get("tool_calls"))):
             yield from self._call(piece, piece.get("index", position))
         if choice.get("finish_reason") is not None:
             self._finish_reason = choice["finish_reason"]
@@ -96,12 +95,14 @@ class Telling:
         yield from self._tell_all(self._items[-1].grow(text, logprobs))
 
     def _call(self, piece: Mapping[str, Any], number: int) -> Iterator[bytes]:
-        function = piece.get("function") or {}
+        [function] = reply.objects_of([piece.get("function")]) or [{}]
         last = self._items[-1] if self._items else None
         if not isinstance(last, _Call) or last.number != number:
-            call = _Call(len(self._items), self._request_id, number, piece.get("id"), function.get("name") or "")
+            call = _Call(
+                len(self._items), self._request_id, number, piece.get("id"), reply.text_of(function.get("name"))
+            )
             yield from self._begin_item(call)
-        if arguments := function.get("arguments"):
+        if arguments := reply.text_of(function.get("arguments")):
             yield from self._tell_all(self._items[-1].grow(arguments))
 
     def _begin_item(self, item: "_Item") -> Iterator[bytes]:
@@ -196,7 +197,7 @@ class _Words(_Item):
         return reply.text_part(self.text, self._logprobs)
 
     def _tokens(self, logprobs: Any) -> Json:
-        tokens = [reply.logprob(token) for token in logprobs or []]
+        tokens = reply.tokens_of(logprobs)
         self._logprobs += tokens
         return {"logprobs": tokens}
 

@@ -17,7 +17,8 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 def response_of(request: Mapping[str, Any], completion: Mapping[str, Any], request_id: str) -> Json:
     """The whole Response; of several choices the first one's."""
     choice = completion["choices"][0]
-    response = head_of(request, request_id, completion["created"], completion["model"])
+    created, model = completion.get("created") or 0, completion.get("model") or request.get("model", "")
+    response = head_of(request, request_id, created, model)
     response |= ending_of(choice.get("finish_reason"), completion.get("usage"))
     response["output"] = output_of(choice["message"], request_id, logprobs=choice.get("logprobs"))
     return response | ({"its": completion["its"]} if "its" in completion else {})
@@ -35,7 +36,7 @@ def head_of(request: Mapping[str, Any], request_id: str, created: int, model: st
 
 def ending_of(finish_reason: Any, usage: Any) -> Json:
     """What of a Response is known when it has ended."""
-    reason = _INCOMPLETE.get(finish_reason)
+    reason = _INCOMPLETE.get(text_of(finish_reason))
     status = {"status": "completed"} if reason is None else {"status": "incomplete"}
     return {**status, "incomplete_details": None if reason is None else {"reason": reason}, "usage": _usage(usage)}
 
@@ -43,24 +44,22 @@ def ending_of(finish_reason: Any, usage: Any) -> Json:
 def output_of(message: Mapping[str, Any], request_id: str, logprobs: Any = None) -> list[Json]:
     """The items: thoughts, then words, then calls."""
     items: list[Json] = []
-    thoughts = message.get("reasoning") or message.get("reasoning_content")
-    if isinstance(thoughts, str) and thoughts:
+    if thoughts := text_of(message.get("reasoning") or message.get("reasoning_content")):
         item = reasoning_item(item_id("rs", request_id, 0))
         items.append({**item, "content": [reasoning_part(thoughts)], "status": "completed"})
     parts = []
-    calls = message.get("tool_calls") or []
+    calls = objects_of(message.get("tool_calls"))
     if isinstance(text := message.get("content"), str) and (text or not calls):
-        tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-        parts.append(text_part(text, [logprob(token) for token in tokens or []]))
+        parts.append(text_part(text, tokens_of(logprobs)))
     if isinstance(refusal := message.get("refusal"), str) and refusal:
         parts.append({"type": "refusal", "refusal": refusal})
     if parts:
         item = message_item(item_id("msg", request_id, len(items)))
         items.append({**item, "content": parts, "status": "completed"})
     for call in calls:
-        function = call["function"]
-        item = call_item(item_id("fc", request_id, len(items)), call.get("id"), function["name"])
-        items.append({**item, "arguments": function.get("arguments") or "", "status": "completed"})
+        [function] = objects_of([call.get("function")]) or [{}]
+        item = call_item(item_id("fc", request_id, len(items)), call.get("id"), text_of(function.get("name")))
+        items.append({**item, "arguments": text_of(function.get("arguments")), "status": "completed"})
     return items
 
 
@@ -90,9 +89,13 @@ def text_part(text: str = "", logprobs: list[Json] | None = None) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
 
 
-def logprob(token: Mapping[str, Any]) -> Json:
-    tops = [_token(top) for top in token.get("top_logprobs") or []]
-    return {**_token(token), "top_logprobs": tops}
+def tokens_of(logprobs: Any) -> list[Json]:
+    """A choice's log-probabilities, as an item's part holds them."""
+    told = objects_of(logprobs.get("content")) if isinstance(logprobs, dict) else []
+    return [
+        {**_token(token), "top_logprobs": [_token(top) for top in objects_of(token.get("top_logprobs"))]}
+        for token in told
+    ]
 
 
 def _token(token: Mapping[str, Any]) -> Json:
@@ -117,3 +120,14 @@ def _usage(usage: Any) -> Json | None:
 def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
     details = usage.get(group)
     return (details.get(name) or 0) if isinstance(details, dict) else 0
+
+
+# An upstream may put anything where a text or a list of objects should be: what is none of that is not told.
+
+
+def text_of(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def objects_of(value: Any) -> list[Json]:
+    return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
