@@ -12,10 +12,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.equivalence.comparisons import OFF, Comparisons
 from its_proxy.voting.answers import Answer, AnswerKind, answer_of, read_answer
 from its_proxy.voting.tally import Ballot, Vote, majority_vote
 
@@ -85,12 +86,34 @@ class Row(Item):
     asked: dict[str, Any] = Field(default_factory=dict)
     candidates: tuple[CandidateRow, ...]
     greedy: CandidateRow | None = None
+    # Computed and never written down: `compared.py` fills it.
+    _comparisons: Comparisons = PrivateAttr(OFF)
+
+    @property
+    def comparisons(self) -> Comparisons:
+        return self._comparisons
+
+    def with_comparisons(self, comparisons: Comparisons) -> "Row":
+        """The same row, whose answers are compared by more than their forms."""
+        row = self.model_copy()
+        row._comparisons = comparisons
+        return row
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All that may have to be compared, the gold one first."""
+        asked = self.candidates if self.greedy is None else (self.greedy, *self.candidates)
+        read = [answer for candidate in asked if (answer := candidate.read) is not None]
+        return read if self.gold is None else [self._gold(self.gold), *read]
+
+    def _gold(self, gold: str) -> Answer:
+        return _answer(gold, self.candidates[0].answer_kind)
 
     def is_right(self, answer: Answer | None) -> bool:
         """Whether the answer is the gold one; without a gold answer none is."""
         if answer is None or self.gold is None:
             return False
-        return answer.form == _answer(self.gold, self.candidates[0].answer_kind).form
+        return self.comparisons.are_equal(answer, self._gold(self.gold))
 
     @property
     def share_right(self) -> float:
@@ -99,7 +122,7 @@ class Row(Item):
     def vote(self, candidates: Sequence[CandidateRow] | None = None, min_agreement: float | None = None) -> Vote:
         """The vote over all candidates, or over those given."""
         ballots, abstained = cast(self.candidates if candidates is None else candidates)
-        return majority_vote(ballots, abstained, min_agreement)
+        return majority_vote(ballots, abstained, min_agreement, self.comparisons.equivalent)
 
 
 def cast(candidates: Sequence[CandidateRow]) -> tuple[list[Ballot], int]:

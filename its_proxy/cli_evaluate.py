@@ -36,6 +36,13 @@ def _sizes(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter("numbers with commas between them, such as 1,2,4,8") from None
 
 
+_EQUIVALENCE = click.option(
+    "--equivalence/--no-equivalence",
+    default=True,
+    help="Prove that answers are equal which are written differently, where its-proxy[math] is installed.",
+)
+
+
 @click.command()
 @click.argument("items", type=_PATH)
 @click.option("--out", type=_PATH, required=True, help="Candidates file; a second run resumes it.")
@@ -50,6 +57,7 @@ def _sizes(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--strategy", help="Ask with another strategy than the recorded one (forced, marked).")
 @click.option("--greedy/--no-greedy", default=True, help="Also one greedy reply an item.")
 @click.option("--concurrency", default=2, type=click.IntRange(min=1), help="Items asked at the same time.")
+@_EQUIVALENCE
 @click.option("--metrics", callback=_listed, help="Such as greedy,pass@1,maj@8.  [default: all usual ones]")
 @click.option("--json", "json_file", type=_PATH, help="Run file: every number, with the conditions it holds under.")
 @click.option("--url", default="http://127.0.0.1:8080/v1", help="Base URL of a running its-proxy.")
@@ -60,6 +68,7 @@ def evaluate(items: Path, out: Path, metrics: Sequence[str], json_file: Path | N
     ITEMS is JSONL, JSON or CSV, with gold answers or without: AIME 2024 and 2025, MATH-500, GPQA, GSM8K, or plain
     items.
     """
+    from its_proxy.compared import compared
     from its_proxy.measurement import as_markdown, measure
     from its_proxy.metrics import read_metric
 
@@ -73,7 +82,7 @@ def evaluate(items: Path, out: Path, metrics: Sequence[str], json_file: Path | N
         click.echo(f"note: {remark}", err=True)
     _collect(benchmark, out, options)
     wanted = {item.id for item in benchmark.items}
-    rows = [row for row in read_candidates(out) if row.id in wanted]
+    (rows,) = compared([row for row in read_candidates(out) if row.id in wanted], is_off=not options["equivalence"])
     measurement = measure(rows, metrics)
     click.echo(as_markdown(measurement))
     if json_file is not None:
@@ -103,6 +112,7 @@ def _collect(benchmark: Benchmark, out: Path, options: Mapping[str, Any]) -> Non
 
 def _run_file(benchmark: Benchmark, out: Path, rows: Sequence[Row], options: Mapping[str, Any]) -> dict[str, Any]:
     """The conditions of a measurement: what was asked, of whom, how and when."""
+    from its_proxy.compared import how_compared
     from its_proxy.measurement import SCHEMA_VERSION
 
     dates = sorted(row.date for row in rows if row.date)
@@ -119,6 +129,7 @@ def _run_file(benchmark: Benchmark, out: Path, rows: Sequence[Row], options: Map
             "append": options["append"],
         },
         "candidates": {"file": out.name, "sha256": sha256(out.read_bytes()).hexdigest()},
+        "answers": how_compared(rows),
         "asked": {**rows[0].asked, "first": dates[0] if dates else None, "last": dates[-1] if dates else None},
     }
 
@@ -129,6 +140,7 @@ def _run_file(benchmark: Benchmark, out: Path, rows: Sequence[Row], options: Map
 @click.option("--stop", "rules", callback=_listed, default=",".join(RULES), help="Stop rules.")
 @click.option("--order", help="arrival, tokens or a seed.  [default: arrival where times are known, else tokens]")
 @click.option("--min-agreement", type=click.FloatRange(0, 1, min_open=True), help="Floor of the verdict.")
+@_EQUIVALENCE
 @click.option("--picture", type=_PATH, help="SVG or PNG of accuracy against tokens (needs matplotlib).")
 def replay(
     file: Path,
@@ -136,9 +148,11 @@ def replay(
     rules: tuple[str, ...],
     order: str | None,
     min_agreement: float | None,
+    equivalence: bool,
     picture: Path | None,
 ) -> None:
     """Vote again over a candidates FILE under other n and stop rules, and mark the smallest n that is enough."""
+    from its_proxy.compared import as_sentence, compared
     from its_proxy.evaluate import as_markdown
     from its_proxy.replay import default_order, order_name, read_order, sweep
     from its_proxy.replay_picture import draw
@@ -149,12 +163,13 @@ def replay(
     n = min(len(row.candidates) for row in rows)
     chosen = default_order(rows) if order is None else read_order(order)
     powers = tuple(2**power for power in range(n.bit_length()) if 2**power < n)
+    (rows,) = compared(rows, is_off=not equivalence)
     settings = sweep(rows, sizes or (*powers, n), rules, chosen, min_agreement)
     click.echo(as_markdown(settings))
     times = f"; times as recorded while {n} ran side by side" if chosen == "arrival" else ""
     click.echo(
         f"\n{len(rows)} items of {rows[0].model}, {n} candidates each, arriving {order_name(chosen)}{times}. "
-        "The first candidates of each item are taken; an interval is Wilson's, over items."
+        f"The first candidates of each item are taken; an interval is Wilson's, over items. {as_sentence(rows)}"
     )
     if picture is not None:
         draw(settings, picture, title=f"{rows[0].model}, {len(rows)} items")
@@ -165,6 +180,7 @@ def replay(
 @click.option("--against", "old", type=_PATH, required=True, help="Candidates file of the checkpoint in service.")
 @click.option("--metric", required=True, help="greedy, pass@K, avg@K or maj@K, such as maj@8.")
 @click.option("--margin", required=True, type=click.FloatRange(0, 100, min_open=True), help="Points it may lose.")
+@_EQUIVALENCE
 @click.option("--junit", type=_PATH, help="JUnit XML file to write.")
 @click.option("--markdown", type=_PATH, help="Markdown file to write.")
 @click.option("--allow-other-ways", is_flag=True, help="Compare although the two were asked in different ways.")
@@ -175,6 +191,7 @@ def gate(
     old: Path,
     metric: str,
     margin: float,
+    equivalence: bool,
     junit: Path | None,
     markdown: Path | None,
     allow_other_ways: bool,
@@ -184,12 +201,14 @@ def gate(
     Exits 0 for pass, 1 for fail, 3 for undecided (and says how many items would decide), 2 for options or files that
     cannot be compared.
     """
+    from its_proxy.compared import compared
     from its_proxy.gate import decide
     from its_proxy.gate_page import advice, as_junit, as_markdown, sentence
     from its_proxy.metrics import read_metric
 
     try:
-        verdict = decide(*_two_files(new, old), read_metric(metric), margin / 100, allow_other_ways=allow_other_ways)
+        new_rows, old_rows = compared(*_two_files(new, old), is_off=not equivalence)
+        verdict = decide(new_rows, old_rows, read_metric(metric), margin / 100, allow_other_ways=allow_other_ways)
         if junit is not None:
             _write(junit, as_junit(verdict))
         if markdown is not None:
@@ -202,6 +221,7 @@ def gate(
         click.echo("interrupted", err=True)
         ctx.exit(INTERRUPTED)
     click.echo(sentence(verdict))
+    click.echo(verdict.equality)
     if (told := advice(verdict)) is not None:
         click.echo(told)
     ctx.exit(EXIT_CODES[verdict.decision])

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from its_proxy.candidates import Row
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.compared import as_sentence
 from its_proxy.metrics import Metric, estimate, values
 from its_proxy.statistics import Estimate, items_needed, score_interval
 
@@ -41,7 +42,8 @@ class Verdict:
     """`difference` is new minus old; `margin` a proportion. What was won and lost are items' ids.
 
     `n_if_equal` and `n_if_as_seen`: the items that decide in 80 of 100 gates if both are equally good, and if the
-    difference is the one seen; None where that is no more than there were, or nothing decides it.
+    difference is the one seen; None where that is no more than there were, or nothing decides it. `equality`: how
+    answers were compared.
     """
 
     decision: Decision
@@ -56,6 +58,7 @@ class Verdict:
     n_if_equal: int | None = None
     n_if_as_seen: int | None = None
     remarks: tuple[str, ...] = field(default=())
+    equality: str = ""
 
 
 def decide(
@@ -86,6 +89,7 @@ def decide(
         n_if_equal=_needed(differences, margin) if is_open else None,
         n_if_as_seen=_needed(differences, abs(difference.value + margin)) if is_open else None,
         remarks=tuple(remarks),
+        equality=as_sentence([*new, *old]),
     )
 
 

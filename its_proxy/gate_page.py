@@ -58,8 +58,7 @@ def _page(verdict: Verdict) -> Iterator[str]:
     yield ""
     yield (
         f"{verdict.n_items} items; better on {len(verdict.won)}, worse on {len(verdict.lost)}. Method: {METHOD}; it "
-        "covers items and candidates, not training seeds; answers are equal by normal form. "
-        f"its-proxy {__version__}."
+        f"covers items and candidates, not training seeds. {verdict.equality} its-proxy {__version__}."
     )
     for remark in verdict.remarks:
         yield ""

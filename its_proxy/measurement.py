@@ -13,6 +13,7 @@ from typing import Any
 
 from its_proxy.candidates import Row
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.compared import as_sentence
 from its_proxy.metrics import Metric, estimate, read_metric, values
 from its_proxy.statistics import Estimate, clustered_interval, wilson
 from its_proxy.voting.tally import Vote
@@ -51,7 +52,8 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """`forced` and `temperature` tell how the model was asked; `calibration` is empty for unlabelled items."""
+    """`forced` and `temperature` tell how the model was asked, `equality` how answers were compared; `calibration` is
+    empty for unlabelled items."""
 
     model: str
     pair_ids: tuple[str, ...]
@@ -62,6 +64,7 @@ class Measurement:
     n_items: int
     n: int
     is_labelled: bool
+    equality: str
     figures: tuple[Figure, ...]
     calibration: tuple[Bin, ...]
 
@@ -103,6 +106,7 @@ def measure(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> Measur
         n_items=len(rows),
         n=n,
         is_labelled=is_labelled,
+        equality=as_sentence(rows),
         figures=(*figures, *(_among_answered(rows, votes) if is_labelled else ()), *_costs(rows, votes)),
         calibration=tuple(_calibration(rows, votes)) if is_labelled else (),
     )
@@ -199,5 +203,5 @@ def _conditions(it: Measurement) -> str:
         f"Percent unless a unit is named. {it.n_items} items, {it.n} candidates each{temperature}; asked: {asked}; "
         f"pair {pairs}; seed {it.seed}. pass@k: 1 - C(n-c, k)/C(n, k); avg@{it.n} = pass@1; maj@k below n: the mean "
         "over sets of k candidates. Intervals: Wilson for right and wrong, else a bootstrap over items; training "
-        "seeds are not in them. Answers are equal by normal form."
+        f"seeds are not in them. {it.equality}"
     )

@@ -91,8 +91,11 @@ def _majority(row: Row, k: int) -> float:
     noise, and so does a sample of them.
     """
     ballots = {ballot.index: ballot for ballot in cast(row.candidates)[0]}
-    outcomes = [row.is_right(majority_vote(_cast_by(candidates, ballots)).answer) for candidates in _draws(row, k)]
-    return sum(outcomes) / len(outcomes)
+    votes = [
+        majority_vote(_cast_by(candidates, ballots), equivalent=row.comparisons.equivalent)
+        for candidates in _draws(row, k)
+    ]
+    return sum(row.is_right(vote.answer) for vote in votes) / len(votes)
 
 
 def _cast_by(candidates: Sequence[CandidateRow], ballots: dict[int, Ballot]) -> list[Ballot]:

@@ -9,7 +9,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from its_proxy.candidates import CandidateRow, Row, cast
 from its_proxy.codesign.errors import ConfigError
@@ -60,7 +60,7 @@ def replay(
         order=order_name(order),
         n_items=len(rows),
         same_answer=sum(
-            _is_same(run.vote, row.vote(min_agreement=min_agreement)) for run, row in zip(runs, rows, strict=True)
+            _is_same(row, run.vote, row.vote(min_agreement=min_agreement)) for run, row in zip(runs, rows, strict=True)
         )
         / len(rows),
         tokens_saved=1 - sum(run.n_tokens for run in runs) / n_tokens if n_tokens else 0.0,
@@ -150,7 +150,7 @@ def order_name(order: Order) -> str:
 
 def _setting(rows: Sequence[Row], n: int, rule: str, order: Order, min_agreement: float | None) -> Setting:
     runs = [_run(row, row.candidates[:n], rule, order, min_agreement) for row in rows]
-    same = [_is_same(run.vote, row.vote(min_agreement=min_agreement)) for run, row in zip(runs, rows, strict=True)]
+    same = [_is_same(row, run.vote, row.vote(min_agreement=min_agreement)) for run, row in zip(runs, rows, strict=True)]
     right = [row.is_right(run.vote.answer) for run, row in zip(runs, rows, strict=True)]
     seconds = [run.seconds for run in runs if run.seconds is not None]
     n_items = len(rows)
@@ -232,12 +232,10 @@ def _share_by(candidate: CandidateRow, ended_s: float) -> float:
     return 1.0 if candidate.finished_s <= ended_s else max(0.0, (ended_s - (began_s or 0.0)) / lasts_s)
 
 
-def _is_same(early: Vote, full: Vote) -> bool:
-    return _class(early) == _class(full) and early.consensus == full.consensus
-
-
-def _class(vote: Vote) -> Any:
-    return vote.answer.form if vote.answer is not None else None
+def _is_same(row: Row, early: Vote, full: Vote) -> bool:
+    if early.answer is None or full.answer is None:
+        return early.answer is full.answer and early.consensus == full.consensus
+    return row.comparisons.are_equal(early.answer, full.answer) and early.consensus == full.consensus
 
 
 def _is_timed(candidate: CandidateRow) -> bool:
