@@ -16,16 +16,15 @@ Everything here belongs to one event loop and never waits under a lock: slots ar
 
 import asyncio
 import random
-import sys
-from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
-from time import monotonic
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from its_proxy.codesign.errors import NotAdmitted
+from its_proxy.waiting import Line, Pace, Tenant, Waiting
 
 Reason: TypeAlias = Literal["rate", "own_candidates", "queue_full", "queue_time"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -81,10 +80,10 @@ class Admission:
         self.n_reduced = 0
         self.n_rejected: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
         self._limits = limits
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
-        self._requests = _Line()
-        self._further = _Line()
-        self._pace = _Pace()
+        self._tenants: OrderedDict[str, Tenant] = OrderedDict()
+        self._requests = Line()
+        self._further = Line()
+        self._pace = Pace()
 
     @property
     def n_waiting(self) -> int:
@@ -112,7 +111,7 @@ class Admission:
     ) -> "_Place":
         """Waits for it; whoever cancels the wait frees the place in the queue."""
         tenant = self._tenant(name, limits)
-        waiting = _Waiting(tuple(needs), begins_with)
+        waiting = Waiting(tuple(needs), begins_with)
         if not self._requests:
             self._pace.begin()
         self._requests.add(tenant, waiting)
@@ -127,20 +126,20 @@ class Admission:
         self.n_reduced += waiting.choice > 0
         return _Place(self, tenant, waiting.choice, waiting.n_granted)
 
-    async def take(self, tenant: "_Tenant") -> None:
+    async def take(self, tenant: Tenant) -> None:
         """One more slot, for a request that has begun."""
-        waiting = _Waiting((1,))
+        waiting = Waiting((1,))
         self._further.add(tenant, waiting)
         self._grant()
         await self._until_granted(self._further, tenant, waiting)
 
-    def release(self, tenant: "_Tenant", n: int) -> None:
+    def release(self, tenant: Tenant, n: int) -> None:
         self.n_in_flight -= n
         tenant.n_in_flight -= n
         self._grant()
         self._forget(tenant)
 
-    async def _until_granted(self, line: "_Line", tenant: "_Tenant", waiting: "_Waiting") -> None:
+    async def _until_granted(self, line: Line, tenant: Tenant, waiting: Waiting) -> None:
         try:
             if not waiting.n_granted:
                 await waiting.future
@@ -165,7 +164,7 @@ class Admission:
         while self._serve(self._further) or self._serve(self._requests):
             pass
 
-    def _serve(self, line: "_Line") -> bool:
+    def _serve(self, line: Line) -> bool:
         """Grants the next in turn what it waits for, if there is room."""
         room = self._limits.candidates - self.n_in_flight
         if room <= 0:
@@ -185,7 +184,7 @@ class Admission:
                 return False  # it is its turn: who needs less must not overtake it for ever
         return False
 
-    def _give(self, tenant: "_Tenant", waiting: "_Waiting", choice: int) -> None:
+    def _give(self, tenant: Tenant, waiting: Waiting, choice: int) -> None:
         need = self._need(tenant, waiting, choice)
         waiting.choice = choice
         waiting.n_granted = need if waiting.begins_with is None else min(need, waiting.begins_with)
@@ -194,19 +193,19 @@ class Admission:
         if not waiting.future.done():
             waiting.future.set_result(None)
 
-    def _need(self, tenant: "_Tenant", waiting: "_Waiting", choice: int) -> int:
+    def _need(self, tenant: Tenant, waiting: Waiting, choice: int) -> int:
         """What is needed at once; who needs more than is ever there runs one after the other."""
         return min(waiting.needs[choice], self._limits.candidates, tenant.max_candidates)
 
-    def _room_of(self, tenant: "_Tenant") -> int:
+    def _room_of(self, tenant: Tenant) -> int:
         return tenant.max_candidates - tenant.n_in_flight
 
-    def _is_at_own_limit(self, tenant: "_Tenant", waiting: "_Waiting") -> bool:
+    def _is_at_own_limit(self, tenant: Tenant, waiting: Waiting) -> bool:
         return self._need(tenant, waiting, len(waiting.needs) - 1) > self._room_of(tenant)
 
     # -- who is refused ------------------------------------------------------------------------------------------------
 
-    def _turn_away(self, newcomer: "_Tenant") -> None:
+    def _turn_away(self, newcomer: Tenant) -> None:
         """The queue is longer than it may be, or than can be served in time: the last of the tenant that has most in it
         goes, so that nobody fills it alone, and at once, for it would wait in vain."""
         tenant = self._requests.longest(newcomer)
@@ -214,7 +213,7 @@ class Admission:
         self._requests.remove(tenant, waiting)
         waiting.future.set_exception(self._refusal_of(tenant, waiting, "queue_full"))
 
-    def _refusal_of(self, tenant: "_Tenant", waiting: "_Waiting", reason: Reason) -> NotAdmitted:
+    def _refusal_of(self, tenant: Tenant, waiting: Waiting, reason: Reason) -> NotAdmitted:
         # Spread, so that those who are refused together do not come back together.
         retry_after_s = random.uniform(0.5, 1.5) * max(2.0, min(self._expected_s, self._limits.queue_s))
         if self._is_at_own_limit(tenant, waiting):
@@ -228,14 +227,14 @@ class Admission:
 
     # -- whom it knows -------------------------------------------------------------------------------------------------
 
-    def _tenant(self, name: str, limits: CallerLimits) -> "_Tenant":
+    def _tenant(self, name: str, limits: CallerLimits) -> Tenant:
         if (tenant := self._tenants.get(name)) is None:
             self._prune()
-            tenant = self._tenants[name] = _Tenant(name)
-        tenant.set_limits(limits)
+            tenant = self._tenants[name] = Tenant(name)
+        tenant.set_limits(limits.max_candidates, limits.requests_per_minute)
         return tenant
 
-    def _forget(self, tenant: "_Tenant") -> None:
+    def _forget(self, tenant: Tenant) -> None:
         """Nothing is worth remembering of who has nothing here and may send as much as ever."""
         if tenant.is_idle and tenant.is_rested and self._tenants.get(tenant.name) is tenant:
             del self._tenants[tenant.name]
@@ -247,125 +246,6 @@ class Admission:
             idle = [name for name, tenant in self._tenants.items() if tenant.is_idle]
             for name in idle[: MAX_IDLE_TENANTS // 2]:
                 del self._tenants[name]
-
-
-class _Tenant:
-    """What one caller has here, and how often it has come lately: a bucket of tokens, one a request."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.n_in_flight = 0
-        self.n_waiting = 0
-        self.max_candidates = sys.maxsize
-        self._per_minute: int | None = None
-        self._tokens = 0.0
-        self._counted_at = monotonic()
-
-    def set_limits(self, limits: CallerLimits) -> None:
-        self.max_candidates = limits.max_candidates or sys.maxsize
-        if limits.requests_per_minute != self._per_minute:
-            self._per_minute = limits.requests_per_minute
-            self._tokens = float(self._per_minute or 0)
-
-    def spend(self) -> float:
-        """Takes a token; where there is none, the seconds until there is one."""
-        if self._per_minute is None:
-            return 0.0
-        self._refill()
-        if self._tokens < 1.0:
-            return (1.0 - self._tokens) * 60.0 / self._per_minute
-        self._tokens -= 1.0
-        return 0.0
-
-    def _refill(self) -> None:
-        now = monotonic()
-        per_minute = self._per_minute or 0
-        self._tokens = min(float(per_minute), self._tokens + (now - self._counted_at) * per_minute / 60.0)
-        self._counted_at = now
-
-    @property
-    def is_idle(self) -> bool:
-        return not (self.n_in_flight or self.n_waiting)
-
-    @property
-    def is_rested(self) -> bool:
-        self._refill()
-        return self._per_minute is None or self._tokens >= self._per_minute
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """One request, or one further candidate, in a line. `n_granted` 0: not yet."""
-
-    needs: tuple[int, ...]
-    begins_with: int | None = None
-    choice: int = 0
-    n_granted: int = 0
-    future: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
-class _Line:
-    """Who waits, in turns by tenant; of one tenant the first comes first."""
-
-    def __init__(self) -> None:
-        self._by_tenant: OrderedDict[_Tenant, deque[_Waiting]] = OrderedDict()
-        self._n = 0
-
-    def __len__(self) -> int:
-        return self._n
-
-    def add(self, tenant: _Tenant, waiting: _Waiting) -> None:
-        self._by_tenant.setdefault(tenant, deque()).append(waiting)
-        tenant.n_waiting += 1
-        self._n += 1
-
-    def remove(self, tenant: _Tenant, waiting: _Waiting) -> None:
-        own = self._by_tenant.get(tenant, deque())
-        if waiting in own:
-            own.remove(waiting)
-            tenant.n_waiting -= 1
-            self._n -= 1
-        if not own:
-            self._by_tenant.pop(tenant, None)
-
-    def heads(self) -> Iterator[tuple[_Tenant, _Waiting]]:
-        for tenant, own in self._by_tenant.items():
-            yield tenant, own[0]
-
-    def turn(self, tenant: _Tenant) -> None:
-        """It has had its turn."""
-        if tenant in self._by_tenant:
-            self._by_tenant.move_to_end(tenant)
-
-    def longest(self, newcomer: _Tenant) -> _Tenant:
-        """Whoever has most here; the newcomer itself where others have no more than it."""
-        most = max(self._by_tenant, key=lambda tenant: len(self._by_tenant[tenant]))
-        own = len(self._by_tenant.get(newcomer, ()))
-        return newcomer if own >= len(self._by_tenant[most]) else most
-
-    def last_of(self, tenant: _Tenant) -> _Waiting:
-        return self._by_tenant[tenant][-1]
-
-
-class _Pace:
-    """How fast the queue moves, since it was last empty and of late."""
-
-    def __init__(self) -> None:
-        self._since = monotonic()
-        self._n = 0.0
-
-    def begin(self) -> None:
-        self._since, self._n = monotonic(), 0.0
-
-    def count(self, window_s: float) -> None:
-        """One has left it for its place. What is older than some windows hardly counts any more."""
-        self._n += 1
-        now = monotonic()
-        if now - self._since > 2 * window_s:
-            self._since, self._n = now - window_s, self._n * window_s / (now - self._since)
-
-    def seconds_each(self) -> float:
-        return (monotonic() - self._since) / max(1.0, self._n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +266,7 @@ class _Door:
 
 
 class _Place:
-    def __init__(self, admission: Admission, tenant: _Tenant, choice: int, n_granted: int) -> None:
+    def __init__(self, admission: Admission, tenant: Tenant, choice: int, n_granted: int) -> None:
         self.choice = choice
         self._admission = admission
         self._tenant = tenant

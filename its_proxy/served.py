@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.plan import DEADLINE_S, Member, VoteRules
-from its_proxy.targets import Missing, Route, Target, choose, longest_wait
+from its_proxy.route import Missing, Route, choose, longest_wait
+from its_proxy.targets import Target
 from its_proxy.upstreams.retries import SAVED_BETWEEN, RetryBudget
 
 _RULES = TypeAdapter(VoteRules)

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 import its_proxy.admission as module
+import its_proxy.waiting as clocked
 from its_proxy.admission import Admission, CallerLimits, Limits
 from its_proxy.codesign.errors import NotAdmitted
 
@@ -199,7 +200,7 @@ async def test_the_time_in_the_queue_ends_with_the_deadline_of_the_request():
 
 async def test_who_would_wait_in_vain_is_turned_away_at_once(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(clocked, "monotonic", lambda: now)
     gate = admission(1, queue=100, queue_s=10.0)
     running = [Request(gate.door("a"), [1])]
     await settle()
@@ -223,7 +224,7 @@ async def test_who_would_wait_in_vain_is_turned_away_at_once(monkeypatch):
 
 async def test_more_requests_than_a_minute_allows_are_429_until_one_is_due(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(clocked, "monotonic", lambda: now)
     gate, limits = admission(), CallerLimits(requests_per_minute=3)
     for _ in range(3):
         gate.door("a", limits)

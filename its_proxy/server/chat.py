@@ -16,6 +16,7 @@ from its_proxy.plan import Member
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, read_chat
 from its_proxy.protocol.responses.request import chat_body
+from its_proxy.route import Route
 from its_proxy.sampling import Outcome
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller
@@ -36,7 +37,6 @@ from its_proxy.server.context import (
 )
 from its_proxy.server.dialect import ChatDialect, ResponsesDialect
 from its_proxy.settings import Settings
-from its_proxy.targets import Route
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
