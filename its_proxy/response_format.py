@@ -5,8 +5,9 @@ patterns run on an engine of linear time (without lookaround and backreferences)
 unfolds too far is refused, or leaves a long text unchecked, which then casts no ballot.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import orjson
@@ -14,14 +15,25 @@ import orjson
 from its_proxy.codesign.errors import RequestError
 from its_proxy.voting.json_answers import IsValid
 
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_PATTERNS = 64
-MAX_PATTERN_BYTES = 256 * 1024
-"""Of one compiled pattern."""
+PATTERN_BYTES = (2**10, 2**13, 2**16, 2**18)
+"""Of one compiled pattern: the least of these that it fits into stands for its size."""
 MAX_UNFOLDED = 20_000
-"""Subschemas after every `$ref` is replaced by what it names."""
-MAX_WORK = 20_000_000
-"""Unfolded subschemas times characters of a text; a few tenths of a second at the very worst."""
+"""Subschemas after every `$ref` is replaced by what it names, those that cost more counted more than once."""
+MAX_WORK = 2_000_000
+"""Unfolded subschemas times characters of a text; less than 0.1 s at the very worst that could be found."""
+# What cost more than a plain subschema, measured at their worst against one character each.
+_BYTES_OF_ONE = 180
+_NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_NUMERIC_COSTS = 12
+_MULTIPLES = (1e-9, 1e9)
+"""Beyond, one division takes microseconds."""
+_EXPONENT = re.compile(r"\d[eE][+-]?\d")
+_EXPONENT_COSTS = 10
 
 PARAM = "response_format"
 _HINT = 'its: {"vote": "off"} leaves the schema to the upstream alone'
@@ -54,16 +66,15 @@ def _schema_validity(schema: bool | dict[str, Any]) -> IsValid:
     import jsonschema_rs
 
     n_unfolded = _check_bounds(schema)
-    patterns = jsonschema_rs.RegexOptions(size_limit=MAX_PATTERN_BYTES, dfa_size_limit=MAX_PATTERN_BYTES)
     try:
-        validator = jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=patterns, offline=True)
+        validator = _compiled(schema, PATTERN_BYTES[-1])
     except jsonschema_rs.ValidationError as error:
         raise _refusal(f"not a schema that can be checked here: {_one_line(error.message)}") from None
     except ValueError as error:
         raise _refusal(f"not a schema that can be checked here: {_one_line(str(error))}") from None
 
     def is_valid(text: str) -> bool:
-        if n_unfolded * len(text) > MAX_WORK:
+        if n_unfolded * len(text) * (_EXPONENT_COSTS if _EXPONENT.search(text) else 1) > MAX_WORK:
             return False
         try:
             return bool(validator.is_valid(orjson.loads(text)))
@@ -71,6 +82,14 @@ def _schema_validity(schema: bool | dict[str, Any]) -> IsValid:
             return False
 
     return is_valid
+
+
+def _compiled(schema: bool | dict[str, Any], pattern_bytes: int) -> "Validator":
+    """Raises jsonschema_rs.ValidationError or ValueError."""
+    import jsonschema_rs
+
+    patterns = jsonschema_rs.RegexOptions(size_limit=pattern_bytes, dfa_size_limit=pattern_bytes)
+    return jsonschema_rs.validator_for(schema, validate_formats=False, pattern_options=patterns, offline=True)
 
 
 # --- bounds ----------------------------------------------------------------------------------
@@ -89,11 +108,13 @@ def _check_bounds(schema: bool | dict[str, Any]) -> int:
     nodes = list(_nodes(schema))
     for node in nodes:
         _refuse_far_references(node, is_root=node is schema)
-    n_patterns = sum(("pattern" in node) + len(_members(node, "patternProperties")) for node in nodes)
-    if n_patterns > MAX_PATTERNS:
-        raise _refusal(f"the schema has {n_patterns} patterns, and at most {MAX_PATTERNS} are checked")
+        _refuse_costly_multiples(node)
+    patterns = [pattern for node in nodes for pattern in _patterns(node)]
+    if len(patterns) > MAX_PATTERNS:
+        raise _refusal(f"the schema has {len(patterns)} patterns, and at most {MAX_PATTERNS} are checked")
+    costs = _pattern_costs(set(patterns))
     try:
-        n_unfolded = _unfolded(schema, schema, {})
+        n_unfolded = _unfolded(schema, schema, costs, {})
     except RecursionError:
         n_unfolded = MAX_UNFOLDED + 1
     if n_unfolded > MAX_UNFOLDED:
@@ -107,6 +128,40 @@ def _refuse_far_references(node: Mapping[str, Any], *, is_root: bool) -> None:
     has_other = any(isinstance(node.get(key), str) for key in ("$dynamicRef", "$recursiveRef"))
     if is_far or has_other or (not is_root and isinstance(node.get("$id"), str)):
         raise _refusal("the schema refers to more than its own definitions by #/...")
+
+
+def _refuse_costly_multiples(node: Mapping[str, Any]) -> None:
+    divisor = node.get("multipleOf")
+    if isinstance(divisor, int | float) and not _MULTIPLES[0] <= divisor <= _MULTIPLES[1]:
+        raise _refusal(f"multipleOf should lie between {_MULTIPLES[0]:g} and {_MULTIPLES[1]:g} to be checked here")
+
+
+def _patterns(node: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(pattern := node.get("pattern"), str):
+        yield pattern
+    yield from _members(node, "patternProperties")
+
+
+def _pattern_costs(patterns: Iterable[str]) -> Mapping[str, int]:
+    """How many plain subschemas each is worth: its steps a character grow with its compiled size."""
+    costs: dict[str, int] = {}
+    for pattern in sorted(patterns):
+        costs[pattern] = _compiled_bytes(pattern) // _BYTES_OF_ONE
+        if sum(costs.values()) > MAX_UNFOLDED:
+            raise _refusal("the schema's patterns are too large to be checked here")
+    return costs
+
+
+def _compiled_bytes(pattern: str) -> int:
+    import jsonschema_rs
+
+    for n_bytes in PATTERN_BYTES[:-1]:
+        try:
+            _compiled({"pattern": pattern}, n_bytes)
+        except (jsonschema_rs.ValidationError, ValueError):
+            continue  # or it is none at all, as the whole schema's own compilation says
+        return n_bytes
+    return PATTERN_BYTES[-1]
 
 
 def _nodes(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -133,7 +188,9 @@ def _members(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return members if isinstance(members, Mapping) else {}
 
 
-def _unfolded(schema: Mapping[str, Any], node: Mapping[str, Any], known: dict[int, int]) -> int:
+def _unfolded(
+    schema: Mapping[str, Any], node: Mapping[str, Any], costs: Mapping[str, int], known: dict[int, int]
+) -> int:
     """Subschemas that one value may be held against, each way to one counted.
 
     A reference back to where the walk is just inside counts as one: the validator remembers what it found there.
@@ -142,10 +199,13 @@ def _unfolded(schema: Mapping[str, Any], node: Mapping[str, Any], known: dict[in
         return known[id(node)]
     known[id(node)] = 1
     enum = node.get("enum")
-    size = 1 + (len(enum) if isinstance(enum, list) else 0)
-    size += sum(_unfolded(schema, child, known) for child in _children(node, with_definitions=False))
+    values = [*(enum if isinstance(enum, list) else []), node.get("const")]
+    n_numbers = sum(isinstance(value, int | float) for value in values) + sum(key in node for key in _NUMERIC)
+    size = len(values) + _NUMERIC_COSTS * n_numbers
+    size += sum(costs[pattern] for pattern in _patterns(node))
+    size += sum(_unfolded(schema, child, costs, known) for child in _children(node, with_definitions=False))
     if isinstance(target := _target(schema, node.get("$ref")), Mapping):
-        size += _unfolded(schema, target, known)
+        size += _unfolded(schema, target, costs, known)
     known[id(node)] = size
     return size
 

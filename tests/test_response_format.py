@@ -69,6 +69,9 @@ BAD = {
     "no regex": {"pattern": "("},
     "lookaround": {"pattern": "^(?!a)"},
     "a regex that explodes when compiled": {"pattern": "((a{1,1000}){1,1000}){1,1000}"},
+    "large patterns": {"allOf": [{"pattern": rf"(\p{{L}}|\d){{5}}{k}"} for k in range(64)]},
+    "a tiny divisor": {"items": {"multipleOf": 1e-300}},
+    "a huge divisor": {"multipleOf": 1e300},
     "a server": {"$ref": "http://127.0.0.1:9/schema"},
     "a file": {"$ref": "file:///etc/passwd"},
     "an anchor": {"$ref": "#here"},
@@ -108,6 +111,14 @@ DEEP = '{"a":' * 60 + "1" + "}" * 60
 SELF, NOT_SELF = {"properties": {"a": {"$ref": "#"}}}, {"properties": {"a": {"not": {"$ref": "#"}}}}
 SLOW = {
     "backtracking": ({"pattern": "^(a|a)*(b+)+$"}, json.dumps("a" * 60_000)),
+    "counted repeats in one another": ({"pattern": "(a{1,100}){1,20}!"}, json.dumps("a" * 60_000)),
+    "counted repeats of two letters": (
+        {"properties": {"x": {"pattern": "([ab]{1,3}){1,300}!"}}},
+        json.dumps({"x": "ab" * 30_000}),
+    ),
+    "numbers far from one": ({"items": {"allOf": [{"minimum": -1e308}] * 150}}, f"[{','.join(['1e300'] * 9_000)}]"),
+    "divisors": ({"items": {"allOf": [{"multipleOf": 0.01}] * 50}}, f"[{','.join(['1e300'] * 9_000)}]"),
+    "numbers that are others": ({"items": {"allOf": [{"not": {"const": 1e300}}] * 9}}, json.dumps([1] * 20_000)),
     "many patterns": (
         {"items": {"allOf": [{"pattern": f"(x+x+)+y{k}"} for k in range(60)]}},
         json.dumps(["x" * 999] * 60),
@@ -126,6 +137,25 @@ def test_no_schema_and_text_together_take_long(name):
     started = process_time()
     is_valid(text)
     assert process_time() - started < 0.5
+
+
+def test_a_usual_schema_checks_a_long_text():
+    """The bounds are for what explodes: eight fields with patterns and ranges, of a hundred records, are checked."""
+    record = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[A-Z]{2}[0-9]{6}$"},
+            "day": {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"},
+            "kind": {"enum": ["a", "b", "c"]},
+            "n": {"type": "integer", "minimum": 0, "maximum": 100},
+        },
+        "required": ["id", "day", "kind", "n"],
+        "additionalProperties": False,
+    }
+    is_valid = of_schema({"type": "array", "items": record})
+    rows = [{"id": "AB123456", "day": "2026-01-31", "kind": "b", "n": 7}] * 400
+    assert is_valid(json.dumps(rows))
+    assert not is_valid(json.dumps([*rows, {**rows[0], "n": 101}]))
 
 
 def test_the_validator_is_loaded_by_the_first_schema_and_not_before():
