@@ -7,11 +7,8 @@ Two ways: servers that share one port (`reuse_port`), and servers behind a balan
 
 import asyncio
 import json
-import os
 import random
-import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -26,59 +23,16 @@ import click
 import yaml
 
 from benchmarks.reliability.clients import quantile
+from benchmarks.reliability.instances import Instance, start
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.upstream import start_upstream
 from benchmarks.reliability.wishes import Wish
 from benchmarks.reliability.world import models
-from tests.real_vllm.server import LAUNCH
 
 GOAL = "30 rolling restarts at 50 requests/s, plain and streamed, kept and new connections: 0 lost, 0 refused."
 WAYS = ("one port", "behind a balancer")
-LAME_DUCK_S, LOOK_S, START_S = 2.0, 0.1, 60.0
+LAME_DUCK_S, LOOK_S = 2.0, 0.1
 ANSWERS_S = (0.2, 2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One its-proxy that serves."""
-
-    url: str
-    process: asyncio.subprocess.Process
-
-    @property
-    def place(self) -> tuple[str, int]:
-        host, port = self.url.removesuffix("/v1").removeprefix("http://").split(":")
-        return host, int(port)
-
-    async def end(self) -> tuple[float, int]:
-        """Seconds that it took to leave after SIGTERM, and its exit code."""
-        began = monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        return monotonic() - began, await self.process.wait()
-
-
-async def start(config: Path, folder: Path) -> Instance:
-    """Returns when it has announced itself; it ends with this process at the latest."""
-    with (folder / "its-proxy.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-c", LAUNCH, str(os.getpid())),
-            *(sys.executable, "-m", "its_proxy", "serve", "--config", str(config)),
-            stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-    assert process.stderr is not None
-    said = b""
-    async with asyncio.timeout(START_S):
-        while line := await process.stderr.readline():
-            if line.startswith(b"its-proxy serves "):
-                asyncio.ensure_future(_drop(process.stderr))  # noqa: RUF006  # ends with the process
-                return Instance(line.split()[-1].decode(), process)
-            said += line
-    raise RuntimeError(f"its-proxy ended before it served: {said.decode()}")
-
-
-async def _drop(stderr: asyncio.StreamReader) -> None:
-    while await stderr.read(65536):
-        pass
 
 
 # -- the balancer ------------------------------------------------------------------------------------------------------
@@ -210,11 +164,9 @@ async def serving(way: str, settings: Mapping[str, Any], folder: Path) -> AsyncI
         balancer.instances.insert(0, fresh)
         if not is_shared:
             await balancer.until_ready(fresh)
-        old = balancer.instances[1]
-        began = monotonic()
-        _, code = await old.end()
+        ended = await balancer.instances[1].end()
         balancer.instances.pop()
-        return monotonic() - began, code
+        return ended
 
     async with AsyncExitStack() as stack:
         stack.push_async_callback(lambda: balancer.instances[0].end())

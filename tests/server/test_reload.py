@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from benchmarks.reliability import reloads
 from its_proxy.server.build import build_context
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import load_settings
@@ -178,3 +179,12 @@ async def test_sighup_reads_the_file_again(tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             assert (await ended(process)).code == 0
+
+
+async def test_ten_reloads_a_second_fail_nobody_and_mix_no_pairs(tmp_path):
+    """The short form of benchmarks/reliability/reloads.py."""
+    figures = await reloads.measure(3.0, 20, tmp_path)
+    assert (figures["failed"], figures["mixed"]) == (0, 0), figures["ends"]
+    assert set(figures["reloads"]) == {"done"}
+    assert figures["reloads"]["done"] > 5
+    assert min(figures["answered by"].values()) > 0
