@@ -15,6 +15,15 @@ def _stream(*lines: bytes, end: bytes = b"\n") -> bytes:
     return b"\x07" * (len(stream) // 3) + stream
 
 
+_REPLIES: tuple[bytes, ...] = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n1;x=y\r\n \r\n0\r\nTrailer: x\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\nto the end of the connection",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+)
+
 _REQUESTS: tuple[bytes, ...] = (
     b'{"model":"model","messages":[{"role":"user","content":"How many eggs are 3 eggs and 4 eggs?"}]}',
     b'{"model":"model","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"its":{"n":2,"vote":"always"}}',
@@ -33,6 +42,7 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
         _stream(_event(content="a"), b"", b'data: {"error": {"message": "secret"}}', b"", end=b"\r"),
         _stream(b"event: x", b"id: 1", b"data: {", b"data: [1]", b"data"),
     ),
+    "wire": tuple(b"\x09" * (len(reply) // 3) + reply for reply in _REPLIES),
     "request": tuple(bytes([way]) + body for body in _REQUESTS for way in (0, 1))
     + tuple(bytes([way]) * 40 for way in range(8)),
     "answer": (

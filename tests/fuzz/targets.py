@@ -6,6 +6,7 @@ Beside not to fail, each holds what must be true of every input: a stream reads 
 that is accepted can be planned and sent, an answer that was read is read the same again.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import cache
@@ -27,6 +28,8 @@ from its_proxy.protocol.responses.request import chat_body
 from its_proxy.protocol.sse import DONE, read_events, relayed
 from its_proxy.response_format import validity_of
 from its_proxy.upstreams.http import HttpUpstream
+from its_proxy.upstreams.transport import TransportError
+from its_proxy.upstreams.wire import Connection, Head
 from its_proxy.voting.answers import Answer, AnswerKind, answer_of, normal_form, proven_different, read_answer, same
 from its_proxy.voting.messages import read_message
 from tests.fuzz.material import Material
@@ -101,6 +104,69 @@ def _finished(work: Coroutine[Any, Any, T]) -> T:
         value: T = end.value
         return value
     raise AssertionError("it waited")
+
+
+# -- an upstream's HTTP -----------------------------------------------------------------------------------------------
+
+
+def wire(data: bytes) -> None:
+    """What a server sends to our own HTTP client; cut as the first quarter says."""
+    material = Material(data[: len(data) // 4])
+    sent = data[len(data) // 4 :]
+    pieces = list(material.pieces(sent))
+    whole, cut = (_loop().run_until_complete(_exchange(said)) for said in ([sent], pieces))
+    assert whole == cut
+    status, _, _, error = whole
+    assert error is not None or 200 <= status <= 999
+
+
+async def _exchange(pieces: list[bytes]) -> tuple[int, dict[str, str], bytes, str | None]:
+    """Status, header and body of a reply after which the server leaves, and what was wrong with it."""
+    transport = _Transport()
+    connection = Connection()
+    connection.connection_made(transport)
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", (b"",))
+    for piece in pieces:
+        if not transport.is_closing():
+            connection.data_received(piece)
+    connection.connection_lost(None)
+    assert not connection.is_open or not connection.is_reusable
+    head, body = Head(0, {}), b""
+    try:
+        head = await connection.head()
+        while chunk := await connection.chunk():
+            body += chunk
+    except TransportError as error:
+        return head.status, head.fields, body, str(error)
+    return head.status, head.fields, body, None
+
+
+class _Transport(asyncio.Transport):
+    """Takes everything and sends nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_closed = False
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._is_closed
+
+    def abort(self) -> None:
+        self._is_closed = True
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
 
 
 # -- a client's request ------------------------------------------------------------------------------------------------
@@ -228,4 +294,9 @@ def _validity() -> Callable[[str], bool] | None:
     return validity_of({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}})
 
 
-TARGETS: Mapping[str, Callable[[bytes], None]] = {"sse": sse, "request": request, "answer": answer}
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    "sse": sse,
+    "wire": wire,
+    "request": request,
+    "answer": answer,
+}
