@@ -41,7 +41,8 @@ async def test_the_fuzzed_server_votes_and_its_stop_watch_runs(tmp_path):
 
 def test_a_5xx_is_counted_as_one():
     counted = Counter({"POST /v1/models/{name} 405": 2, "POST /v1/responses 502": 1, "GET /livez no reply": 3})
-    figures = http._figures(counted, 1, 0, {"worst_busy_ms": 1.0, "worst_clock_ms": 2.0}, [])
+    run = {"counts": counted, "slow": [], "findings": [], "stalls": {"worst_busy_ms": 1.0, "worst_clock_ms": 2.0}}
+    figures = http._figures([run])
     assert (figures["requests"], figures["5xx"], figures["without a reply"]) == (6, 1, 3)
     assert figures["statuses"] == {"405": 2, "502": 1, "no reply": 3}
 
