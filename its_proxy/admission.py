@@ -211,7 +211,8 @@ class Admission:
         tenant = self._requests.longest(newcomer)
         waiting = self._requests.last_of(tenant)
         self._requests.remove(tenant, waiting)
-        waiting.future.set_exception(self._refusal_of(tenant, waiting, "queue_full"))
+        if not waiting.future.done():  # else it is leaving by itself
+            waiting.future.set_exception(self._refusal_of(tenant, waiting, "queue_full"))
 
     def _refusal_of(self, tenant: Tenant, waiting: Waiting, reason: Reason) -> NotAdmitted:
         # Spread, so that those who are refused together do not come back together.

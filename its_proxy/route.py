@@ -39,8 +39,8 @@ def choose(targets: Sequence[Target], besides: Target | None = None) -> Target |
 
 
 def longest_wait(targets: Iterable[Target]) -> UpstreamBusy:
-    """What a query is told where all the targets that serve are blocked."""
-    waits = [target.health.blocked(target.upstream.name) for target in targets if target.is_serving]
+    """What a query is told where whoever could answer it is blocked."""
+    waits = [target.health.blocked(target.upstream.name) for target in targets if target.health.is_blocked]
     return max(waits, key=lambda wait: wait.retry_after_s or 0.0)
 
 

@@ -191,7 +191,8 @@ class VoteSettings(_Frozen):
 class LimitSettings(_Frozen):
     """How much runs and waits at once, of all callers together; docs/limits.md says what to set."""
 
-    # Candidates in flight; by default 512 for each upstream. What an upstream itself may get: its max_connections.
+    # Candidates in flight; by default 512 for each upstream, or max_queue before the embedded engine alone.
+    # What one upstream may get is its own max_connections.
     candidates: Count | None = None
     # Requests that wait for room, and for how long.
     queue: Annotated[int, Field(ge=0)] = 128

@@ -293,6 +293,17 @@ async def test_a_grant_that_comes_in_the_moment_of_leaving_is_given_back():
         assert (gate.n_in_flight, gate.n_waiting) == (0, 0)
 
 
+async def test_who_is_leaving_the_queue_makes_room_for_the_next_and_nobody_is_turned_away():
+    gate = admission(1, queue=1)
+    running, leaving = Request(gate.door("a"), [1]), Request(gate.door("b"), [1])
+    async with requests(running, leaving):
+        leaving.task.cancel()  # it has not run since
+        gate_entered = Request(gate.door("b"), [1])
+        async with requests(gate_entered):
+            assert (leaving.task.cancelled(), gate_entered.task.done(), gate.n_waiting) == (True, False, 1)
+    assert sum(gate.n_rejected.values()) == 0
+
+
 async def test_a_candidate_that_leaves_the_line_of_further_ones_takes_nothing():
     gate = admission(1)
     request = Request(gate.door("a"), [1], n_candidates=3)

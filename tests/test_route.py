@@ -130,6 +130,16 @@ async def test_where_all_targets_pause_the_longest_wait_is_told_and_nobody_is_as
     assert (len(a.bodies), len(b.bodies)) == (1, 1)
 
 
+async def test_a_blocked_target_that_is_doubted_as_well_is_not_asked(checkpoint):
+    target = target_at(Scripted("a"), checkpoint)
+    route = Route(target, [target])
+    await fail_with(target, UpstreamBusy("full", retry_after_s=7.0))
+    target.suspect("it cannot be reached")
+    with pytest.raises(UpstreamBusy, match="pause"):
+        await route.complete(BODY, "r")
+    assert len(target.upstream.bodies) == 1
+
+
 async def test_a_target_that_does_not_answer_is_tried_by_one_whole_query_at_a_time(checkpoint):
     target = target_at(Scripted("a"), checkpoint)
     await fail_with(target, *[UpstreamTimeout("late")] * FAILURES_TO_EJECT)

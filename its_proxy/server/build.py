@@ -64,9 +64,10 @@ def rebuild(context: Context, settings: Settings, environ: Mapping[str, str] = o
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Twice what vLLM runs side by side by default, for each upstream: its own queue stays short and is never empty."""
+    """By default twice what vLLM runs side by side, for each upstream: its own queue stays short and is never empty.
+    The embedded engine refuses what its queue cannot hold, so it is not sent more."""
     limits = settings.limits
-    candidates = limits.candidates or CANDIDATES_PER_UPSTREAM * max(1, len(settings.upstreams))
+    candidates = limits.candidates or CANDIDATES_PER_UPSTREAM * len(settings.upstreams) or settings.max_queue
     return Limits(candidates, limits.queue, limits.queue_s)
 
 
