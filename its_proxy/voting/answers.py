@@ -243,7 +243,8 @@ _NUMERAL = re.compile(
 _DELIMITER = re.compile(r"(\\\\)|\\?\$|[€£¥]|\\[()\[\]]|\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])")
 _SPELLINGS = (
     (re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10,\!080
-    (re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"), " "),
+    # Not the end of a matrix row, which is two backslashes and mostly a space.
+    (re.compile(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![A-Za-z])"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\{?(?:\\circ|\\degree)(?![A-Za-z])\}?|°|\\degree(?![A-Za-z])"), " degrees "),
     (re.compile(r"\\%|\s+percent\b"), "%"),

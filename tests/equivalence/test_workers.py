@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from benchmarks.answer_equality import measure
+from benchmarks.answer_pairs import pairs
 from its_proxy.equivalence import EquivalenceWorkers, Limits
 from its_proxy.voting.answers import Answer, answer_of
 from its_proxy.voting.tally import Ballot, majority_vote
@@ -104,7 +105,7 @@ async def test_what_a_vote_asks_is_merged_in_it(workers):
 @pytest.mark.parametrize("are_equal", [False, True])
 async def test_generated_pairs(are_equal):
     """The long form, with its page: `python -m benchmarks.answer_equality`."""
-    measured = await measure(2, 600, are_equal=are_equal)
+    measured = await measure(pairs(2, 600, are_equal=are_equal))
     if are_equal:
         assert len(measured.merged) >= 0.9 * 600
     else:

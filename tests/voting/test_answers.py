@@ -195,6 +195,7 @@ class TestEqualValuesHaveEqualForms:
             [r"3\sqrt{5}", r"3 \sqrt 5", r"3\sqrt5"],
             ["52_8", "52_{8}"],
             [r"3 \pm 2\sqrt{2}", r"3\pm2\sqrt{2}"],
+            [r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"],
         ],
     )
     def test_spellings_of_one_value(self, spellings):
