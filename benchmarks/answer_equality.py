@@ -142,8 +142,8 @@ read as expressions, so equal dates in two formats stay apart.
 def real_part(real: Both | None) -> str:
     if real is None:
         return "Not measured: ITS_TEST_DATA named no folder with MATH-500.\n"
-    return f"""The gold answers of MATH-500, each written again by mechanical rules so that it means the same, and changed
-so that it does not (`benchmarks/real_answers.py`). Here, too, no pair differs in its unit alone.
+    return f"""The gold answers of MATH-500, each written again by mechanical rules so that it means the same, and
+changed so that it does not (`benchmarks/real_answers.py`). Here, too, no pair differs in its unit alone.
 
 {told(real)}
 

@@ -129,7 +129,7 @@ def terms_turned(gold: str) -> Iterator[str]:
 
 
 def factors_turned(gold: str) -> Iterator[str]:
-    if found := re.fullmatch(r"([0-9]+) ?(\\(?:sqrt|pi)\b.*)", gold):
+    if found := re.fullmatch(r"([0-9]+) ?(\\(?:sqrt|pi)(?![A-Za-z]).*)", gold):
         if len(_terms(gold)) == 1:
             yield f"{found[2]} \\cdot {found[1]}"
             yield f"{found[1]} \\times {found[2]}"
