@@ -27,7 +27,7 @@ HOOKS = "benchmarks.reliability.fuzz.hooks"
 NAMES = ("voted", "counted", "passed", "everyone", "voted:its-3", "voted:its-off", "nobody")
 EXAMPLES = 1000
 """Of each route that takes anything, in one run; the first run tries every boundary as well."""
-AT_ONCE = 2
+AT_ONCE = 4
 """Runs side by side: making a case costs more than answering it."""
 
 _FREE: dict[str, Any] = {"type": ["object", "null"]}
