@@ -78,13 +78,13 @@ class Proxy:
         samples = await self.samples("its_proxy_target_inflight")
         return sum(value for labels, value in samples if labels["target"] == target)
 
-    async def samples(self, family: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each, of one family of its metrics."""
+    async def samples(self, *wanted: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each, of some families of its metrics, read at once."""
         url = self.url.removesuffix("/v1") + "/metrics"
         async with aiohttp.ClientSession() as http, http.get(url) as reply:
             text = await reply.text()
         families = text_string_to_metric_families(text)
-        return [(sample.labels, sample.value) for found in families if found.name == family for sample in found.samples]
+        return [(sample.labels, sample.value) for found in families if found.name in wanted for sample in found.samples]
 
 
 @asynccontextmanager

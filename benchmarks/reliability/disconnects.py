@@ -6,10 +6,14 @@ python -m benchmarks.reliability.disconnects [--disconnects 10000] [--at-once 8]
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic, time
 from typing import Any, get_args
 
 import click
@@ -19,6 +23,7 @@ from benchmarks.reliability.clients import Bare, How, quantile
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.upstream import Running
 from benchmarks.reliability.wishes import Wish
+from benchmarks.reliability.workers import vote_over_two_spellings, workers_of
 from benchmarks.reliability.world import N, world
 
 GOAL = "10,000 disconnects over all phases: no orphan candidate after 1 s, no slot leaked, p99 below 100 ms."
@@ -31,7 +36,7 @@ GAUGES = (
     "its_proxy_candidates_inflight",
     "its_proxy_queued_requests",
 )
-QUEUED = "queued"
+OTHERS = QUEUED, COMPARING = "queued", "answers being compared"
 _STREAM = {"stream": True}
 _TALKING = Wish(n_chunks=10**6, chunk_delay_s=0.02, texts=("word ",))
 
@@ -73,13 +78,15 @@ PHASES = {
 class Left:
     """One client that left: how long each of its candidates lived on, and how many had not been hung up on at all.
 
-    In the queue there are none: an orphan there is one that was asked for all the same, and `aborts_ms` is empty.
+    In the queue there are none: an orphan there is one that was asked for all the same. `ended_ms`: when nothing of
+    the request was left, where no candidate is there to tell.
     """
 
     phase: str
     how: How
     aborts_ms: tuple[float, ...]
     n_orphans: int
+    ended_ms: float | None = None
 
 
 async def leave(proxy: Proxy, upstream: Running, name: str, how: How, request_id: str) -> Left:
@@ -116,7 +123,7 @@ def _body(phase: Phase) -> dict[str, Any]:
 
 
 def _request_id(name: str, how: str, number: int) -> str:
-    return f"{[*PHASES, QUEUED].index(name)}_{how.replace('-', '_')}_{number}"
+    return f"{[*PHASES, *OTHERS].index(name)}_{how.replace('-', '_')}_{number}"
 
 
 async def leave_the_queue(proxy: Proxy, upstream: Running, how: How, n: int, at_once: int) -> list[Left]:
@@ -140,6 +147,45 @@ async def leave_the_queue(proxy: Proxy, upstream: Running, how: How, n: int, at_
     return lefts
 
 
+async def leave_while_comparing(proxy: Proxy, upstream: Running, how: How, n: int, at_once: int) -> list[Left]:
+    """Rounds of clients whose candidates have all come and differ in spelling, before workers that stand still.
+
+    No candidate is left to be cancelled: what ends is the request, and its-proxy's own log tells when.
+    """
+    lefts: list[Left] = []
+    first = list(HOWS).index(how) * (n + at_once)
+    while len(lefts) < n:
+        for worker in workers_of(proxy.pid):
+            os.kill(worker, signal.SIGSTOP)
+        bodies = [vote_over_two_spellings(first + len(lefts) + number) for number in range(at_once)]
+        ids = [_request_id(COMPARING, how, len(lefts) + number) for number in range(at_once)]
+        clients = [await Bare.asking(proxy.url, body, id_) for body, id_ in zip(bodies, ids, strict=True)]
+        for id_ in ids:
+            await upstream.calls(id_, finished=N)
+        left_at = [time() for client in clients if client.leave(how)]
+        ended_at = await _ended(proxy, ids)
+        for client, id_, at in zip(clients, ids, left_at, strict=True):
+            client.close()
+            ended_s = ended_at.get(id_, inf) - at
+            lefts.append(Left(COMPARING, how, (), int(ended_s > ORPHAN_S), 1000 * ended_s))
+    return lefts
+
+
+async def _ended(proxy: Proxy, ids: Sequence[str]) -> dict[str, float]:
+    """When each of the requests ended without an answer, by the log; waits as long as an orphan may live."""
+    waited_until = monotonic() + ORPHAN_S
+    ended: dict[str, float] = {}
+    while len(ended) < len(ids) and monotonic() < waited_until:
+        await asyncio.sleep(0.01)
+        lines = (json.loads(line) for line in proxy.log.read_bytes().splitlines() if line.startswith(b"{"))
+        ended = {line["id"]: _seconds(line) for line in lines if line.get("id") in ids and line.get("code") == 499}
+    return ended
+
+
+def _seconds(line: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(line["timestamp"]).timestamp()
+
+
 async def _until(proxy: Proxy, gauge: str, wanted: float) -> None:
     async with asyncio.timeout(WAIT_S):
         while sum(value for _, value in await proxy.samples(gauge)) != wanted:
@@ -148,7 +194,7 @@ async def _until(proxy: Proxy, gauge: str, wanted: float) -> None:
 
 async def held(proxy: Proxy) -> float:
     """What its-proxy says is still going on, this look at its metrics included."""
-    return sum([value for name in GAUGES for _, value in await proxy.samples(name)])
+    return sum(value for _, value in await proxy.samples(*GAUGES))
 
 
 async def until_nothing_is_held(proxy: Proxy, at_rest: float) -> float:
@@ -164,7 +210,7 @@ async def measure(n_disconnects: int, at_once: int, folder: Path) -> tuple[list[
     """All that left, and how many slots were leaked."""
     lefts: list[Left] = []
     leaked = 0.0
-    each = -(-n_disconnects // ((len(PHASES) + 1) * len(HOWS)))
+    each = -(-n_disconnects // ((len(PHASES) + len(OTHERS)) * len(HOWS)))
     async with world(folder / "open") as (proxy, upstream):
         at_rest = await held(proxy)
         for name in PHASES:
@@ -173,23 +219,26 @@ async def measure(n_disconnects: int, at_once: int, folder: Path) -> tuple[list[
                 leaked += await until_nothing_is_held(proxy, at_rest)
             print(f"{name:40} {_row([left for left in lefts if left.phase == name])}", flush=True)
         leaked += (await upstream.counters()).n_running
-    async with world(folder / "full", {"limits": {"candidates": N, "queue": 4 * at_once, "queue_s": 60}}) as (
-        proxy,
-        upstream,
+    full = {"limits": {"candidates": N, "queue": 4 * at_once, "queue_s": 60}}
+    for name, leave_all, settings in (
+        (COMPARING, leave_while_comparing, {"log_level": "info"}),
+        (QUEUED, leave_the_queue, full),
     ):
-        at_rest = await held(proxy)
-        for how in HOWS:
-            lefts += await leave_the_queue(proxy, upstream, how, each, at_once)
-            leaked += await until_nothing_is_held(proxy, at_rest)
-        print(f"{QUEUED:40} {_row([left for left in lefts if left.phase == QUEUED])}", flush=True)
-        leaked += (await upstream.counters()).n_running
+        async with world(folder / name, settings) as (proxy, upstream):
+            at_rest = await held(proxy)
+            for how in HOWS:
+                lefts += await leave_all(proxy, upstream, how, each, at_once)
+                leaked += await until_nothing_is_held(proxy, at_rest)
+            leaked += (await upstream.counters()).n_running
+        print(f"{name:40} {_row([left for left in lefts if left.phase == name])}", flush=True)
     return lefts, leaked
 
 
 def _row(lefts: Sequence[Left]) -> dict[str, Any]:
     aborts = [ms for left in lefts for ms in left.aborts_ms]
-    times = {f"p{share}_ms": round(quantile(aborts, share / 100), 1) for share in (50, 99)} if aborts else {}
-    most = {"max_ms": round(max(aborts), 1)} if aborts else {}
+    ended = aborts + [left.ended_ms for left in lefts if left.ended_ms is not None]
+    times = {f"p{share}_ms": round(quantile(ended, share / 100), 1) for share in (50, 99)} if ended else {}
+    most = {"max_ms": round(max(ended), 1)} if ended else {}
     n_orphans = sum(left.n_orphans for left in lefts)
     return {"disconnects": len(lefts), "candidates_cancelled": len(aborts), **times, **most, "orphans": n_orphans}
 
@@ -217,7 +266,7 @@ def main(disconnects: int, at_once: int, out: Path) -> None:
         "load average before": round(before, 1),
         "measured": "at the upstream, from the client's leaving to the end of each candidate's connection",
     }
-    phases = {name: _row([left for left in lefts if left.phase == name]) for name in [*PHASES, QUEUED]}
+    phases = {name: _row([left for left in lefts if left.phase == name]) for name in [*PHASES, *OTHERS]}
     manners = {how: _row([left for left in lefts if left.how == how]) for how in HOWS}
     times = sorted(round(ms, 2) for left in lefts for ms in left.aborts_ms)
     path = save("disconnects", figures, has_passed(figures), conditions, goal=GOAL, folder=out,

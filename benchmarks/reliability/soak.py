@@ -44,7 +44,8 @@ QUERY = "How many eggs are 3 eggs and 4 eggs?"
 DEADLINE_S, TIMERS = 8.0, {"first_byte_timeout_s": 3.0, "idle_timeout_s": 3.0}
 HANGS_AFTER_S = DEADLINE_S + 5.0
 EVERY_S, WARM_S, WINDOW_S, MAX_GROWTH = 5.0, 300.0, 300.0, 0.03
-MAX_IN_FLIGHT = 256
+MAX_IN_FLIGHT = 96
+N_REQUESTS, MINUTES = 300_000, 60.0
 MIB = 2**20
 BOMBS = (
     "\\boxed{9^{9^{9^{9}}}}",
@@ -144,7 +145,7 @@ async def ask(http: aiohttp.ClientSession, url: str, number: int, seen: Seen) ->
 
 
 async def load(url: str, numbers: Sequence[int], per_second: float, seconds: float, seen: Seen) -> None:
-    """A steady rate, as long as no more than 256 requests are under way."""
+    """A steady rate, as long as no more than 96 requests are under way: a machine that others use sets the pace then."""
     places, began = asyncio.Semaphore(MAX_IN_FLIGHT), monotonic()
     timeout = aiohttp.ClientTimeout(total=60)
 
@@ -259,8 +260,10 @@ def figures_of(run: Soaked, warm_s: float = WARM_S) -> dict[str, Any]:
 
 
 def has_passed(figures: Mapping[str, Any]) -> bool:
+    is_long = figures["requests"] >= N_REQUESTS or figures["minutes"] >= MINUTES
     return (
-        figures["rss_growth_percent"] <= 100 * MAX_GROWTH
+        is_long
+        and figures["rss_growth_percent"] <= 100 * MAX_GROWTH
         and figures["descriptors_before_after"][1] <= figures["descriptors_before_after"][0]
         and figures["tasks_before_after"][1] <= figures["tasks_before_after"][0]
         and figures["candidates_left_running"] == figures["requests_without_a_fault_not_answered_200"] == 0
@@ -268,9 +271,9 @@ def has_passed(figures: Mapping[str, Any]) -> bool:
 
 
 @click.command(help=__doc__)
-@click.option("--requests", default=300_000, show_default=True)
+@click.option("--requests", default=N_REQUESTS, show_default=True)
 @click.option("--per-second", default=100.0, show_default=True)
-@click.option("--minutes", default=60.0, show_default=True, help="Ends then, whatever is left of the requests.")
+@click.option("--minutes", default=MINUTES, show_default=True, help="Ends then, whatever is left of the requests.")
 @click.option("--warm-s", default=WARM_S, show_default=True, help="Memory is compared with what it is then.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("soak-run"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=False)
@@ -279,7 +282,7 @@ def main(requests: int, per_second: float, minutes: float, warm_s: float, folder
     run = asyncio.run(soak(requests, per_second, 60 * minutes, folder))
     figures = figures_of(run, warm_s)
     conditions = {
-        "requests a second": per_second,
+        "requests a second, at most": per_second,
         "models": "half passed through, a quarter voted by 4, a quarter voted by 4 streamed candidates",
         "memory": f"the median of five minutes of samples, from {warm_s:g} s on and at the end",
         "load average before": round(load_before, 1),

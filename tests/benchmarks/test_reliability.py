@@ -38,7 +38,7 @@ async def test_a_world_votes_fails_and_cancels_as_each_query_wishes(tmp_path):
 
 
 async def test_clients_who_leave_in_any_phase_and_manner_leave_nothing_behind(tmp_path):
-    n = 2 * (len(disconnects.PHASES) + 1) * len(disconnects.HOWS)
+    n = 2 * (len(disconnects.PHASES) + len(disconnects.OTHERS)) * len(disconnects.HOWS)
     figures = disconnects.figures_of(*await disconnects.measure(n, 2, tmp_path))
     assert (figures["disconnects"], figures["orphans"], figures["slots_leaked"]) == (n, 0, 0)
     n_running = sum(phase.n_running for phase in disconnects.PHASES.values())
