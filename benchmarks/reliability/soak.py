@@ -12,10 +12,11 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from itertools import count, islice
 from math import inf
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from time import monotonic
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.reliability.clients import Bare, quantile
 from benchmarks.reliability.observed import look
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.wishes import Wish
+from benchmarks.reliability.workers import until_loaded
 from benchmarks.reliability.world import world
 from benchmarks.vllm_fleet.many import slope
 from tests.faults.faults import FAULTS
@@ -145,7 +147,7 @@ async def ask(http: aiohttp.ClientSession, url: str, number: int, seen: Seen) ->
 
 
 async def load(url: str, numbers: Sequence[int], per_second: float, seconds: float, seen: Seen) -> None:
-    """A steady rate, as long as no more than 96 requests are under way: a machine that others use sets the pace then."""
+    """A steady rate, as long as no more than 96 requests are under way: else the machine sets the pace."""
     places, began = asyncio.Semaphore(MAX_IN_FLIGHT), monotonic()
     timeout = aiohttp.ClientTimeout(total=60)
 
@@ -180,16 +182,27 @@ async def watch(proxy: Proxy, window: Path, began: float, seen: Seen, log: Path,
         await asyncio.sleep(EVERY_S)
 
 
-async def at_rest(proxy: Proxy, window: Path, wanted: Sample | None = None, timeout_s: float = 60.0) -> Sample:
-    """The least of a while; ends at once when it holds no more than `wanted`."""
-    began, least = monotonic(), Sample(0, 0, 10**9, 10**9, 0)
-    while monotonic() - began < timeout_s:
+async def at_rest(proxy: Proxy, window: Path, seconds: float) -> Sample:
+    """What is usual for a while; a look at a model list comes and goes."""
+    began, samples = monotonic(), list[Sample]()
+    while monotonic() - began < seconds:
+        samples.append(await sample(proxy, window, began, 0))
+        await asyncio.sleep(0.2)
+    descriptors, tasks = (
+        median_low(sorted(held)) for held in zip(*((s.descriptors, s.tasks) for s in samples), strict=True)
+    )
+    return Sample(0, samples[-1].rss_bytes, descriptors, tasks, 0)
+
+
+async def until_at_rest(proxy: Proxy, window: Path, wanted: Sample, timeout_s: float = 60.0) -> Sample:
+    """Returns when no more is held than `wanted`; else the last word after a while."""
+    began = monotonic()
+    while True:
         now = await sample(proxy, window, began, 0)
-        least = Sample(0, now.rss_bytes, min(least.descriptors, now.descriptors), min(least.tasks, now.tasks), 0)
-        if wanted is not None and least.descriptors <= wanted.descriptors and least.tasks <= wanted.tasks:
-            break
+        is_settled = now.descriptors <= wanted.descriptors and now.tasks <= wanted.tasks
+        if is_settled or now.at > timeout_s:
+            return now
         await asyncio.sleep(0.5)
-    return least
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +228,16 @@ async def soak(n_requests: int, per_second: float, seconds: float, folder: Path,
         # What is opened, started or imported on first use is no leak.
         first = [number for kind in KINDS for number in numbers_of(kind, 20)]
         await load(proxy.url, first, 100, inf, Seen())
-        before = await at_rest(proxy, window, timeout_s=rest_s)
+        if find_spec("sympy") is not None:
+            await until_loaded(proxy.pid, 1)
+        before = await at_rest(proxy, window, rest_s)
         watching = asyncio.ensure_future(watch(proxy, window, monotonic(), seen, log, samples))
         try:
             await load(proxy.url, range(n_requests), per_second, seconds, seen)
         finally:
             watching.cancel()
             await asyncio.wait({watching})
-        after = await at_rest(proxy, window, before)
+        after = await until_at_rest(proxy, window, before)
         running = (await upstream.counters()).n_running
     return Soaked(before, after, samples, seen, running)
 

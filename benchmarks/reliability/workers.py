@@ -16,13 +16,17 @@ from typing import Any
 
 import click
 
+from benchmarks.process import held_by
 from benchmarks.reliability.clients import Reply, quantile, steady_load
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.wishes import Wish
 from benchmarks.reliability.world import N, world
 
-GOAL = "kill -9 of an equivalence worker every 2 s under load: nobody notices."
-PER_SECOND, KILL_EVERY_S, GONE_WITHIN_S = 10.0, 2.0, 5.0
+GOAL = "kill -9 of one of two equivalence workers, again and again under load: nobody notices."
+PER_SECOND, KILL_EVERY_S, GONE_WITHIN_S, START_WITHIN_S = 5.0, 2.0, 5.0, 60.0
+N_WORKERS = 2
+LOADED_BYTES = 40 * 2**20
+"""What a worker holds once it has loaded what it computes with."""
 WORKER = b"equivalence/worker.py"
 
 
@@ -57,15 +61,16 @@ def workers_of(pid: int) -> list[int]:
 
 @asynccontextmanager
 async def killing(pid: int, every_s: float) -> AsyncIterator[list[int]]:
-    """One worker of the process after the other, while the block runs; the list of the killed grows."""
+    """One worker of the process after the other, while the block runs, each when all are there; the list of the killed
+    grows."""
     killed: list[int] = []
 
     async def kill() -> None:
         while True:
             await asyncio.sleep(every_s)
-            for worker in workers_of(pid)[:1]:
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
+            await until_loaded(pid, N_WORKERS)
+            killed.append(workers_of(pid)[0])
+            os.kill(killed[-1], signal.SIGKILL)
 
     task = asyncio.ensure_future(kill())
     try:
@@ -75,9 +80,25 @@ async def killing(pid: int, every_s: float) -> AsyncIterator[list[int]]:
         await asyncio.wait({task})
 
 
+def _has_loaded(worker: int) -> bool:
+    try:
+        return held_by(worker).rss_bytes > LOADED_BYTES
+    except OSError:
+        return False  # it has just ended
+
+
+async def until_loaded(pid: int, n_workers: int) -> None:
+    """Until so many workers of the process can compare."""
+    async with asyncio.timeout(START_WITHIN_S):
+        while sum(map(_has_loaded, workers_of(pid))) < n_workers:
+            await asyncio.sleep(0.1)
+
+
 async def measure(seconds: float, folder: Path, every_s: float = KILL_EVERY_S) -> Seen:
     """Raises TimeoutError where a worker outlives its-proxy."""
-    async with world(folder) as (proxy, _):
+    async with world(folder, {"equivalence_workers": N_WORKERS}) as (proxy, _):
+        await steady_load(proxy.url, 1, 1, lambda _: vote_over_two_spellings(-1))  # has them started
+        await until_loaded(proxy.pid, N_WORKERS)
         calm = await steady_load(proxy.url, PER_SECOND, seconds, vote_over_two_spellings)
         first = len(calm)
         async with killing(proxy.pid, every_s) as killed:
@@ -119,7 +140,7 @@ def main(seconds: float, out: Path) -> None:
         figures = figures_of(asyncio.run(measure(seconds, Path(folder))))
     conditions = {
         "votes a second": PER_SECOND,
-        "seconds between kills": KILL_EVERY_S,
+        "seconds between kills": f"{KILL_EVERY_S:g}, and until both workers are there again",
         "votes": f"{N} candidates in two spellings that only a worker can unite, every vote with two of its own",
     }
     path = save("workers", figures, has_passed(figures), conditions, goal=GOAL, folder=out)
