@@ -177,7 +177,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     started_at = time.perf_counter()
     status = 499
     context.metrics.in_flight.inc()
-    if context.traces is not None:
+    if context.traces is not None and request.path.startswith("/v1/"):
         request[SPAN] = context.traces.request(
             request.method, _route(request), request[REQUEST_ID], request.headers.get("traceparent")
         )

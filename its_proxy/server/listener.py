@@ -144,8 +144,9 @@ class Listener:
         for listening in self.sockets:
             if self._context.settings.reuse_port:
                 deafen(listening)
-            while self._accept(listening):
-                pass
+            for _ in range(1 + BACKLOG // ACCEPTED_AT_ONCE):  # a crowd that keeps coming does not keep it open
+                if not self._accept(listening):
+                    break
         if opening := [task for task in self._open.values() if not task.done()]:
             await asyncio.wait(opening, timeout=SETTLE_S)
         for task in opening:

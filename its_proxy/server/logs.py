@@ -115,7 +115,7 @@ def writing_logs(level: str, format: Format = "auto") -> Iterator[Sink]:
     sys.unraisablehook = _on_unraisable
     warnings.showwarning = _on_warning
     handler = _OfLibraries()
-    logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.INFO), force=True)
+    logging.basicConfig(handlers=[handler], level=_level_of_libraries(level), force=True)
     try:
         yield sink
     finally:
@@ -123,6 +123,13 @@ def writing_logs(level: str, format: Format = "auto") -> Iterator[Sink]:
         threading.excepthook, sys.unraisablehook, warnings.showwarning = hooks
         _current = None
         sink.close()
+
+
+def set_level(level: str) -> None:
+    """Of the log that is being written; nothing where none is."""
+    if _current is not None:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
+        logging.getLogger().setLevel(_level_of_libraries(level))
 
 
 def configure_logs(level: str) -> None:
@@ -175,6 +182,10 @@ def _configure(out: Any, level: str, format: Format) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(out),
     )
+
+
+def _level_of_libraries(level: str) -> int:
+    return max(_LEVELS[level], logging.INFO)
 
 
 def _is_terminal() -> bool:

@@ -12,11 +12,15 @@ from its_proxy.handshake import Verdict
 from its_proxy.server.build import rebuild
 from its_proxy.server.catalog import Catalog
 from its_proxy.server.context import Context
+from its_proxy.server.logs import set_level
 from its_proxy.server.watch import watch
 from its_proxy.settings import Settings
 from its_proxy.targets import Target
 
 RETIRE_S = 3600.0
+_FIXED = (
+    "host", "port", "reuse_port", "max_body_bytes", "max_connections", "equivalence_workers", "traces", "log_format",
+)  # fmt: skip
 log = structlog.get_logger("its_proxy")
 
 
@@ -59,6 +63,7 @@ class Reloader:
             log.error("reload refused, the old settings stay", reason=str(error))
             return
         self.start()
+        set_level(settings.log_level)
         self._context.metrics.reloads.labels("done").inc()
         self._keep(_retire(before, self._context.catalog))
         log.info("reloaded", models=len(self._context.catalog.served), aliases=len(self._context.catalog.aliases))
@@ -83,9 +88,7 @@ class Reloader:
 
 
 def _refuse_what_needs_a_restart(old: Settings, new: Settings) -> None:
-    for field in (
-        "host", "port", "reuse_port", "max_body_bytes", "max_connections", "traces", "equivalence_workers",
-    ):  # fmt: skip
+    for field in _FIXED:
         if getattr(old, field) != getattr(new, field):
             raise ConfigError(f"{field} cannot change while the server runs", hint="restart it")
     if (old.tls_cert is None) != (new.tls_cert is None):

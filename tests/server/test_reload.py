@@ -176,9 +176,17 @@ async def test_sighup_reads_the_file_again(tmp_path):
             process.send_signal(signal.SIGHUP)
             while b"reload refused" not in said:
                 said += await asyncio.wait_for(process.stderr.readline(), 30)
+            file.write_text(yaml.safe_dump({**document, "log_level": "error"}))
+            process.send_signal(signal.SIGHUP)
+            while json.loads((await command("models", "--url", url, "--json")).out)["data"][-1]["id"] == "best":
+                pass
+            await command("models", "--url", url)
         finally:
             process.send_signal(signal.SIGTERM)
-            assert (await ended(process)).code == 0
+            out = await ended(process)
+        assert out.code == 0
+        assert '"reloaded"' not in out.err, "the level has changed with the rest"
+        assert '"ending"' not in out.err
 
 
 async def test_ten_reloads_a_second_fail_nobody_and_mix_no_pairs(tmp_path):

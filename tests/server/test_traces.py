@@ -134,6 +134,13 @@ class TestPassedThrough:
         assert call.attributes["gen_ai.operation.name"] == {"completions": "text_completion"}.get(path, path)
 
 
+async def test_probes_are_not_traced():
+    async with receiving() as receiver, tracing(receiver, Say(), None) as (server, _):
+        for path in ("/livez", "/readyz", "/metrics", "/v1/models"):
+            await server.get(path)
+    assert [span.name for span in receiver.spans] == ["GET /v1/models"]
+
+
 @pytest.mark.parametrize(
     "header",
     ["", "garbage", f"00-{'0' * 32}-{PARENT_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01",
