@@ -3,13 +3,14 @@
 import subprocess
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.server.tls import tls_context, tls_of
 from its_proxy.settings import load_settings
 from tests.certificates import make_certificate
-from tests.command import command
+from tests.command import command, serve_command
 
 
 def refusal(cert: Path, key: Path) -> str:
@@ -79,3 +80,12 @@ async def test_a_server_with_a_bad_key_ends_with_one_line(tmp_path):
                           tmp_path / "none.pem")  # fmt: skip
     assert ended.code != 0
     assert ended.err == f"Error: tls_key: {tmp_path}/none.pem: no such file or directory\n"
+
+
+async def test_a_server_with_a_certificate_speaks_tls_and_says_so(tmp_path):
+    made = make_certificate(tmp_path)
+    flags = ("--upstream", "http://127.0.0.1:9/v1", "--model", "model", "--tls-cert", made.cert, "--tls-key", made.key)
+    async with serve_command(*flags) as server, aiohttp.ClientSession() as http:
+        assert server.url.startswith("https://127.0.0.1:")
+        async with http.get(server.url.removesuffix("/v1") + "/livez", ssl=made.trust) as reply:
+            assert reply.status == 200
