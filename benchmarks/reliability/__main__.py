@@ -19,7 +19,7 @@ MINUTES = {
     "faults": 7,
     "disconnects": 1,
     "endless": 1,
-    "slow_headers": 4,
+    "slow_headers": 8,
     "slow_readers": 2,
     "descriptors": 1,
     "large_bodies": 1,

@@ -58,8 +58,11 @@ class Member(asyncio.Protocol):
 def hold(url: str, n: int, seconds: float, body: bytes) -> dict[str, Any]:
     """Readers who do not: their end cannot be seen without reading."""
     place = urlsplit(url)
-    held = [socket.create_connection((place.hostname or "", place.port or 80)) for _ in range(n)]
+    held = [socket.socket() for _ in range(n)]
     for each in held:
+        # Before it connects, or the kernel reads some megabytes for it.
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        each.connect((place.hostname or "", place.port or 80))
         each.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     print(json.dumps({"opened": n}), flush=True)
     sleep(seconds)

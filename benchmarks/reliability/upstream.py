@@ -10,6 +10,7 @@ Times are CLOCK_MONOTONIC's, which all processes of one machine share.
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -235,6 +236,8 @@ async def start_upstream() -> AsyncIterator[Running]:
 
 async def _main(say: Callable[[str], None]) -> None:
     server = await asyncio.start_server(Upstream().serve, "127.0.0.1", 0, backlog=4096)
+    # Its kernel would make megabytes of a reply that nobody reads, and be busy with that for long.
+    server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
     await server.serve_forever()
 
