@@ -8,7 +8,7 @@ import pytest
 from its_proxy.checkpoint import open_checkpoint
 from its_proxy.codesign.errors import ConfigError, ModelUnavailable, RequestError
 from its_proxy.equivalence import Limits
-from its_proxy.exchange import Front
+from its_proxy.exchange import EVENTS_A_TURN, Front
 from its_proxy.plan import VoteRules
 from its_proxy.served import Served
 from its_proxy.service import Service, served_at
@@ -46,6 +46,31 @@ async def test_a_service_proves_its_checkpoint_and_then_votes(tmp_path):
     assert reply.headers["x-its-pair"] == checkpoint.pair_id[:16]
     assert events.endswith(b"data: [DONE]\n\n")
     assert b'"its":' in events
+
+
+async def test_a_long_text_told_as_a_stream_leaves_turns_to_others(tmp_path):
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path, manifest("random")))
+    n_turns = 0
+
+    async def other() -> None:
+        nonlocal n_turns
+        while True:
+            n_turns += 1
+            await asyncio.sleep(0)
+
+    async with scripted_upstream(lambda sent, number: Say("so " * 20_000 + "\\boxed{7}"), ["model"]) as upstream:
+        upstream.tokens = lambda sent: tokens_of(sent["messages"])
+        service = service_at(upstream, checkpoint)
+        await service.ready()
+        async with service.exchange(body(stream=True), "req").stream() as streamed:
+            assert b'"role":"assistant"' in await anext(streamed.chunks)
+            first = await anext(streamed.chunks)
+            beside = asyncio.create_task(other())
+            told = [first] + [chunk async for chunk in streamed.chunks]
+            beside.cancel()
+        await service.close()
+    assert len(told) > 900
+    assert n_turns >= len(told) // EVENTS_A_TURN
 
 
 @pytest.mark.skipif(find_spec("sympy") is None, reason="its-proxy[math] is not installed")

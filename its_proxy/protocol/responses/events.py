@@ -5,6 +5,7 @@
 Items follow one another: thoughts, words, calls. An item ends where the next one begins.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,9 @@ async def retold(chunks: AsyncIterator[bytes], telling: "Telling") -> AsyncGener
                 told.append(telling.tell(orjson.loads(data)))
         if told:
             yield b"".join(told)
-    yield telling.end()
+    for event in telling.end():
+        yield event
+        await asyncio.sleep(0)  # writing one need not wait for anything, and others are waiting for their turn
 
 
 class Telling:
@@ -55,14 +58,13 @@ class Telling:
                 told += self._choice(choice)
         return b"".join(told)
 
-    def end(self) -> bytes:
-        """What ends the Response that the chunks have told."""
+    def end(self) -> Iterator[bytes]:
+        """What ends the Response that the chunks have told, by the event: of a long text each is long."""
         assert self._response is not None, "a stream without a chunk is told as an error"
-        told = [*self._end_item()]
+        yield from self._end_item()
         self._response |= reply.ending_of(self._finish_reason, self._usage)
         self._response["output"] = [item.whole() for item in self._items]
-        told.append(self._event(_FINAL[self._response["status"]], response=self._response))
-        return b"".join(told)
+        yield self._event(_FINAL[self._response["status"]], response=self._response)
 
     def fail(self, error: Mapping[str, Any]) -> bytes:
         """The end of a stream that breaks; `error` is the inside of OpenAI's envelope."""

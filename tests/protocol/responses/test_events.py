@@ -48,7 +48,7 @@ def chunks_of(message, finish_reason="stop"):
 
 def told(message, finish_reason="stop"):
     telling = Telling(REQUEST, "req")
-    raw = b"".join([*(telling.tell(chunk) for chunk in chunks_of(message, finish_reason)), telling.end()])
+    raw = b"".join([*(telling.tell(chunk) for chunk in chunks_of(message, finish_reason)), *telling.end()])
     events = []
     for block in raw.decode().strip().split("\n\n"):
         name, data = block.split("\n")
