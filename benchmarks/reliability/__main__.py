@@ -32,6 +32,9 @@ MINUTES = {
     "bombs": 1,
     "workers": 2,
     "rolling_restarts": 10,
+    "reloads": 2,
+    "telemetry": 3,
+    "secrets": 1,
     "fuzz": 75,
     "soak": 60,
 }
