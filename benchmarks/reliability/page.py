@@ -96,12 +96,25 @@ _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"{f['t, half a key, against guesses']} for half of one"
     ),
     "endless": lambda f: f"at most {max(f.values())} MiB",
+    "retry_budget": lambda f: f"at most {max(row['calls_per_candidate'] for row in f.values())}",
+    "flapping": lambda f: "; ".join(f"{name}: {100 * row['answered_share']:.2f}%" for name, row in f.items()),
+    "outage": lambda f: "; ".join(f"{name}: {row['recovered_within_s']:g} s" for name, row in f.items()),
+    "straggler": lambda f: f"p99 {f['one_slow_p99_ms']} ms, without it {f['even_p99_ms']} ms: {f['p99_ratio']}x",
+    "overload": lambda f: "; ".join(map(_overload, f.items())),
     "soak": lambda f: (
         f"{f['requests']:,} requests in {f['minutes']} minutes; memory {f['rss_mib_after_warm_up']} MiB "
         f"after 5 minutes, {f['rss_mib_at_the_end']} at the end ({f['rss_growth_percent']:+}%); descriptors "
         f"{_arrow(f['descriptors_before_after'])}, tasks {_arrow(f['tasks_before_after'])}"
     ),
 }
+
+
+def _overload(kind: tuple[str, Mapping[str, Any]]) -> str:
+    name, found = kind
+    goodput = " and ".join(f"{100 * found[load]['goodput_of_peak']:.0f}%" for load in ("double", "tenfold"))
+    rejects = [found[load]["reject_p99_ms"] for load in ("double", "tenfold") if found[load]["reject_p99_ms"]]
+    recovery_s = max(found["recovery_after_double_s"], found["recovery_after_tenfold_s"])
+    return f"{name}: {goodput} of the peak, rejects p99 {max(rejects, default=0)} ms, recovery {recovery_s} s"
 
 
 def _arrow(values: Iterable[int]) -> str:
