@@ -294,9 +294,44 @@ def _validity() -> Callable[[str], bool] | None:
     return validity_of({"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}})
 
 
+# -- a client's schema, and the text that is held against it -----------------------------------------------------------
+
+SCHEMA_KEYS = (
+    "type", "properties", "a", "items", "prefixItems", "allOf", "anyOf", "oneOf", "not", "if", "then", "else",
+    "pattern", "patternProperties", "multipleOf", "minimum", "maximum", "const", "enum", "uniqueItems", "contains",
+    "$ref", "$defs", "required", "additionalProperties", "unevaluatedProperties", "unevaluatedItems",
+    "dependentSchemas", "propertyNames", "maxLength", "minItems", "$schema", "definitions",
+)  # fmt: skip
+SCHEMA_WORDS = (
+    "object", "array", "string", "number", "integer", "a", "#", "#/$defs/a", "#/properties/a", "a{1,100}",
+    "(a{1,50}){1,20}!", "([ab]{1,3}){1,300}", r"(\p{L}|\d){5}", r"^\w+$", ".*a.*b", "abab", "aaaaaaaaaaaaaaaa",
+)  # fmt: skip
+TIMES = (1, 2, 10, 100)
+MAX_CHARS = 60_000
+
+
+def schema(data: bytes) -> None:
+    """A schema, many times over, and a text that holds one value many times: what costs a little costs much."""
+    material = Material(data, SCHEMA_WORDS)
+    n_schemas, n_values = TIMES[material.below(4)], TIMES[material.below(4)] ** 2
+    wanted, value = material.json(SCHEMA_KEYS), _spelled(material.json(("a", "b"))).decode()
+    try:
+        described = read_body(_spelled({"items": {"allOf": [wanted] * n_schemas}}))
+        is_valid = validity_of({"type": "json_schema", "json_schema": {"name": "a", "schema": described}})
+    except RequestError as error:
+        refusal = error_reply(error).body
+    else:
+        assert is_valid is not None
+        text = ",".join([value] * min(n_values, MAX_CHARS // (len(value) + 1) + 1))
+        assert is_valid(f"[{text}]") in (True, False)
+        return
+    assert orjson.dumps(refusal)
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "sse": sse,
     "wire": wire,
     "request": request,
     "answer": answer,
+    "schema": schema,
 }
