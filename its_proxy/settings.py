@@ -309,8 +309,9 @@ class Settings(_Frozen):
     # How long a connection may wait for its next request; longer than any balancer before it keeps one.
     keepalive_s: Seconds = 120
     max_n: Candidates = 16
-    # Processes that compare answers, shared by all models; started when there is a first pair for them.
-    equivalence_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    # Processes that compare answers, shared by all models; started when there is a first pair for them. Of two, one
+    # works on while the other is killed for a pair that takes too long.
+    equivalence_workers: Annotated[int, Field(ge=1, le=64)] = 2
     max_body_bytes: Count = 2 << 20
     # Tokens that one request may ask for, candidates times max_tokens: a slip of the pen, not a long answer.
     max_request_tokens: Count = 2 << 20

@@ -20,6 +20,8 @@ _Result = TypeVar("_Result")
 _SCRIPT = Path(__file__).with_name("worker.py")
 _INHERITED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT")
 """Of the environment; the rest, keys for instance, is none of a worker's business."""
+_FAILS_AFTER = 3
+"""Starts in a row that have failed; one may have been killed by whoever killed the one before it."""
 _ABANDONED_S = 0.05
 """What a pair may still take when nobody waits for it any more: mostly a worker is done by then, and need not die."""
 
@@ -36,7 +38,7 @@ class Job:
 
 
 class Worker:
-    """`is_failing`: its process could not be started, the last time that was tried."""
+    """`is_failing`: its process could not be started, the last few times that it was tried."""
 
     def __init__(self, pair_s: float, start_s: float, backoff_s: tuple[float, ...]) -> None:
         self.process: Process | None = None
@@ -54,20 +56,21 @@ class Worker:
                 process = await _to_its_end(self._start())
                 is_ready = await self._word(process, self._start_s) == "ready"
                 n_failed = 0 if is_ready else n_failed + 1
-                self._tell(None if is_ready else "it ended, or was not ready in time")
+                self._tell(n_failed, "it ended, or was not ready in time")
                 while is_ready and (job := await _next_job(process, jobs)) is not None:
                     is_ready = await self._work_on(process, job, jobs)
             except OSError as error:  # no process or no descriptor is left for it
                 n_failed += 1
-                self._tell(str(error))
+                self._tell(n_failed, str(error))
             finally:
                 await self._end()
 
-    def _tell(self, failure: str | None) -> None:
+    def _tell(self, n_failed: int, failure: str) -> None:
         """Once, and not at every try."""
-        if failure is not None and not self.is_failing:
+        is_failing = n_failed >= _FAILS_AFTER
+        if is_failing and not self.is_failing:
             log.warning("no equivalence worker can be started, so answers are equal by normal form only: %s", failure)
-        self.is_failing = failure is not None
+        self.is_failing = is_failing
 
     async def _start(self) -> Process:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}

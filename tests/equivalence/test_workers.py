@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from benchmarks.answer_bombs import REFUSED, slow_pair
 from benchmarks.answer_equality import measure
 from benchmarks.answer_pairs import pairs
 from its_proxy.equivalence import EquivalenceWorkers, Limits
 from its_proxy.voting.answers import Answer, answer_of
 from its_proxy.voting.tally import Ballot, majority_vote
 
-BOMBS = (r"9^{9^{9}}", r"x^{x^{x}}", r"2^{x+99999999}", r"(x+y+z+w+1)^{60}", "99999!", r"\sqrt{" * 60 + "x" + "}" * 60)
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENT = Limits(wait_s=30)
 """A worker takes a second to start, more on a busy machine."""
@@ -112,16 +112,13 @@ async def test_generated_pairs(are_equal):
         assert measured.merged == []
 
 
-def slow_pair(k: int) -> list[Answer]:
-    """Equal, and within the grammar; to prove it takes minutes."""
-    inner = r"\sqrt[3]{2}+\sqrt{3}"
-    left = rf"\sqrt[5]{{{inner}+\sqrt{{{k + 5}}}}}\cdot\sqrt[5]{{{inner}-\sqrt{{{k + 5}}}}}"
-    return boxed(left, rf"\sqrt[5]{{({inner})^2-{k + 5}}}")
+def slow(k: int) -> list[Answer]:
+    return boxed(*slow_pair(k))
 
 
 async def test_a_pair_that_takes_too_long_is_a_timeout_and_costs_its_worker_only(workers):
     pid = await started(workers)
-    first, second = slow_pair(0)
+    first, second = slow(0)
     assert await workers.compare(first, second) == "timeout"
     assert await ended(pid)
     second_pid = await started(workers)
@@ -144,8 +141,8 @@ async def test_bombs_reach_neither_the_loop_nor_a_child(workers):
 
     watching = asyncio.create_task(watch())
     for k in range(200):
-        bombs = boxed(*(f"{bomb}+{k}" for bomb in BOMBS))
-        pair = slow_pair(k) if k % 50 == 0 else boxed("1", "2")
+        bombs = boxed(*(f"{bomb}+{k}" for bomb in REFUSED[k % 2 :: 2]))
+        pair = slow(k) if k % 50 == 0 else boxed("1", "2")
         comparisons = await workers.compare_all([*bombs, *pair])
         assert "equal" not in comparisons.counts
     is_over = True
@@ -175,7 +172,7 @@ async def test_a_pair_whose_worker_was_killed_is_given_to_the_next_one(workers):
 async def test_a_pair_that_costs_two_workers_is_left_alone():
     async with EquivalenceWorkers(Limits(pair_s=60, wait_s=60)) as workers:
         await started(workers)
-        comparing = asyncio.create_task(workers.compare(*slow_pair(0)))
+        comparing = asyncio.create_task(workers.compare(*slow(0)))
         killed: list[int] = []
         while len(killed) < 2:
             await asyncio.sleep(0.02)
@@ -189,7 +186,7 @@ async def test_a_pair_that_costs_two_workers_is_left_alone():
 async def test_a_pair_that_nobody_waits_for_any_more_is_worked_on_no_longer():
     async with EquivalenceWorkers(Limits(pair_s=60, wait_s=60)) as workers:
         pid = await started(workers)
-        comparing = [asyncio.create_task(workers.compare(*slow_pair(0))) for _ in range(2)]
+        comparing = [asyncio.create_task(workers.compare(*slow(0))) for _ in range(2)]
         await asyncio.sleep(0.1)
         comparing[0].cancel()
         await asyncio.sleep(0.1)
@@ -245,7 +242,7 @@ def test_closing_at_the_moment_of_a_kill_leaves_no_child(run):
     async def close_at_a_timeout() -> set[str]:
         before = children()
         async with EquivalenceWorkers(PATIENT) as workers:
-            assert await workers.compare(*slow_pair(0)) == "timeout"
+            assert await workers.compare(*slow(0)) == "timeout"
         return children() - before
 
     assert run(close_at_a_timeout()) == set()

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 
 import pytest
 
+from benchmarks.answer_bombs import slow_pair
 from its_proxy.equivalence import EquivalenceWorkers, Limits
-from tests.equivalence.test_workers import children, slow_pair
+from tests.equivalence.test_workers import children
 from tests.scripted import Say
 from tests.serving import manifest, serving_script, write_checkpoint
 from tests.test_cancellation import Client, gauge
@@ -17,7 +18,7 @@ from tests.test_cancellation import Client, gauge
 pytestmark = pytest.mark.skipif(find_spec("sympy") is None, reason="its-proxy[math] is not installed")
 
 SURDS = ("7", r"\sqrt{8}", r"2\sqrt{2}", "7", r"\frac{4}{\sqrt{2}}", "7", r"2^{3/2}", r"1+1")
-SLOW = tuple(answer.text for answer in slow_pair(0))
+SLOW = slow_pair(0)
 
 
 def saying(*answers: str):
