@@ -2,8 +2,8 @@
 
 python -m benchmarks.reliability.bombs [--votes 200] [--nice -15]
 
-The same number of votes over plain numbers goes before, for what the machine does anyway. `--nice` puts its-proxy before
-the machine's other work, or behind it: as root, on Linux.
+The same number of votes over plain numbers goes before, for what the machine does anyway. `--nice` puts its-proxy
+before the machine's other work, or behind it: as root, on Linux.
 """
 
 import asyncio

@@ -103,7 +103,9 @@ class Worker:
             await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done() and wanted is not None and wanted.done():
                 await asyncio.wait({reading}, timeout=_ABANDONED_S)
-            return reading.result().decode().strip() if reading.done() else "timeout"
+            if not reading.done():
+                return "timeout"
+            return "" if reading.exception() is not None else reading.result().decode(errors="replace").strip()
         finally:
             reading.cancel()
 

@@ -5,7 +5,7 @@ import json
 import aiohttp
 import pytest
 
-from benchmarks.reliability import disconnects, soak, workers
+from benchmarks.reliability import bombs, disconnects, soak, workers
 from benchmarks.reliability.clients import Bare, quantile, steady_load
 from benchmarks.reliability.results import save
 from benchmarks.reliability.wishes import Wish, wish_of
@@ -61,6 +61,12 @@ async def test_a_killed_worker_costs_no_client_its_answer(tmp_path):
     seen = await workers.measure(3, tmp_path, every_s=0.1)
     assert seen.n_killed >= 1
     assert [reply.status for reply in [*seen.calm, *seen.killing]] == [200] * 30
+
+
+async def test_bombs_through_the_server_leave_no_child_and_merge_nothing(tmp_path):
+    figures = bombs.figures_of(await bombs.measure(6, tmp_path), 6)
+    assert (figures["answered"], figures["pairs_merged"], figures["children_left"]) == (12, 0, 0)
+    assert figures["pairs_refused"] >= 6 * 15
 
 
 def test_a_soak_has_the_shares_that_it_promises():
