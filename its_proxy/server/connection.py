@@ -6,6 +6,7 @@ end, replies that are never read, a half-closed connection, and refusals in anot
 
 import asyncio
 import logging
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -124,10 +125,22 @@ class Connection(RequestHandler):
 
     def retire(self) -> None:
         """Ends it at once where it is idle, else after the reply that it is at."""
+        if self._wire is None:
+            return  # still shaking hands
         if self.is_idle:
-            self.force_close()
+            if not self._is_spoken_to():
+                self.force_close()
         elif self._head_since is None and self._body is None:
             self.close()  # nothing is missing of what it is at; other replies say by themselves that they are the last
+
+    def _is_spoken_to(self) -> bool:
+        """Whether something has come that a busy loop has not read yet: closing over it would lose it."""
+        own = self._wire.get_extra_info("socket") if self._wire is not None else None
+        if own is None or own.fileno() < 0 or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(own.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def eof_received(self) -> None:
         # Who will send nothing more has left, though it might still read. A plain close would first wait for the

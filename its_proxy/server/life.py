@@ -61,7 +61,7 @@ async def leave(end: End, site: Site, context: Context) -> None:
     context.is_draining = True  # readiness says so, and every reply asks its client for another connection
     log.info("ending", lame_duck_s=lame_duck_s, drain_s=drain_s, connections=len(site.connections))
     await asyncio.sleep(lame_duck_s)
-    await site.stop()
+    await site.stop(handshake_s=settings.header_s)
     with suppress(TimeoutError):
         async with asyncio.timeout(drain_s):
             await site.drained()

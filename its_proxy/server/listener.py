@@ -24,6 +24,9 @@ SPARE = 16
 """Connections beyond the limit that may still ask the open routes, such as /livez; the newest are kept."""
 SPARE_PATIENCE = Patience(header_s=1.0, body_s=1.0, write_idle_s=5.0, keepalive_s=1.0)
 SETTLE_S = 0.2
+"""For clients who have come and said nothing yet, when the server ends."""
+LOOK_S = 0.1
+"""How often it is looked then who has been answered."""
 GOODBYE_S = 5.0
 """How long a TLS connection that is closed waits for the client to close it, too."""
 PAUSE_S = 0.5
@@ -56,27 +59,27 @@ class Site(web.BaseSite):
         # All that a runner does with it is to close it and to read its sockets.
         self._server = cast(asyncio.AbstractServer, self.listener)
 
-    async def stop(self) -> None:
+    async def stop(self, handshake_s: float = SETTLE_S) -> None:
+        """Whoever has come already is let in, so that closing refuses nobody. `handshake_s`: for those with TLS."""
         if self.listener is not None:
-            await self.listener.settle()
+            await self.listener.settle(handshake_s)
         await super().stop()
 
     async def drained(self) -> None:
         """After `stop`: ends each connection once it has been answered; returns when none is open any more."""
-        if self.listener is None:
-            return
-        # What has come already is read first: closing over it would lose it.
-        for _ in range(2):
-            await asyncio.sleep(0)
-        for connection in self.connections:
-            if not connection.is_new:
-                connection.retire()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLE_S):
-                await self.listener.emptied()
-        for connection in self.connections:
-            connection.retire()
-        await self.listener.emptied()
+        began = asyncio.get_running_loop().time()
+        while connections := self.connections:
+            is_early = asyncio.get_running_loop().time() - began < SETTLE_S
+            for connection in connections:
+                if not (is_early and connection.is_new):
+                    connection.retire()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self.emptied()
+
+    async def emptied(self) -> None:
+        if self.listener is not None:
+            await self.listener.emptied()
 
     def _connection(self, on_end: Callable[[Connection], None], is_spare: bool) -> Connection:
         server = self.runner.server
@@ -139,8 +142,8 @@ class Listener:
     def connections(self) -> list[Connection]:
         return list(self._open)
 
-    async def settle(self) -> None:
-        """Takes in whoever has come already, so that closing refuses nobody, and ends what is still shaking hands."""
+    async def settle(self, handshake_s: float) -> None:
+        """Takes in whoever has come already, and ends what still shakes hands after so long."""
         for listening in self.sockets:
             if self._context.settings.reuse_port:
                 deafen(listening)
@@ -148,7 +151,8 @@ class Listener:
                 if not self._accept(listening):
                     break
         if opening := [task for task in self._open.values() if not task.done()]:
-            await asyncio.wait(opening, timeout=SETTLE_S)
+            # Without TLS that is a few turns of the loop, however long a busy one takes for them.
+            await asyncio.wait(opening, timeout=None if self._context.tls is None else handshake_s)
         for task in opening:
             task.cancel()
 

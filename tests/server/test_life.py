@@ -3,10 +3,12 @@
 import asyncio
 import signal
 import socket
+import time
 from contextlib import ExitStack
 
 import aiohttp
 import pytest
+import uvloop
 
 from benchmarks.reliability import rolling_restarts
 from its_proxy.server.life import End, drain_s_of, leave
@@ -53,6 +55,13 @@ class Plain(socket.socket):
         return seen
 
 
+async def hog() -> None:
+    """Every turn of the loop takes longer than any moment that the server grants."""
+    for _ in range(8):
+        time.sleep(1.5 * SETTLE_S)
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 def stack():
     with ExitStack() as stack:
@@ -68,6 +77,23 @@ class TestNothingIsLost:
             await leave(End(), server.site, server.context)
             replies = [await client.reads_all() for client in clients]
         assert all(reply.startswith(b"HTTP/1.1 200") and b"Connection: close" in reply for reply in replies)
+
+    @pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def test_nor_is_anybody_lost_where_the_loop_is_busy(self, stack, loop_factory):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            replies = runner.run(self.replies_of_a_busy_server(stack))
+        assert [reply[:12] for reply in replies] == [b"HTTP/1.1 200"] * (3 * ACCEPTED_AT_ONCE)
+
+    async def replies_of_a_busy_server(self, stack):
+        async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
+            clients = [Plain.connected(server, stack) for _ in range(3 * ACCEPTED_AT_ONCE)]
+            for client in clients:
+                client.sendall(REQUEST)
+            hogging = asyncio.create_task(hog())
+            await leave(End(), server.site, server.context)
+            replies = [await client.reads_all() for client in clients]
+            await hogging
+        return replies
 
     async def test_a_request_on_a_kept_connection_that_has_just_come_is_answered(self, stack):
         async with serving_script(Say("hello"), None, **PATIENT) as (server, _):
