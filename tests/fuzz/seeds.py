@@ -57,7 +57,7 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
     "schema": (
         b"\x00\x00" + b"\x04\x01\x01\x00\x01\x00" * 6,
         b"\x03\x03" + bytes(range(64)),
-        b"\x03\x03\x04\x01\x01\x0c\x01\x01\x0a\x01\x01\x10",  # a pattern, and what it reads slowly
+        b"\x02\x02\x04\x01\x01\x0c\x01\x01\x0a\x01\x01\x10",  # a pattern, and what it reads slowly
         b"\x03\x03\x04\x01\x01\x0e\x00\x0d\x00\x0e",  # a divisor, and a number far from it
     ),
 }
