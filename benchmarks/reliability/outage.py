@@ -19,11 +19,11 @@ import click
 
 from benchmarks.proxy import start_proxy
 from benchmarks.reliability.limited import Running, State, start_limited
-from benchmarks.reliability.overload import SERVICE_S, SLOTS
 from benchmarks.reliability.results import FOLDER, save
 from tests.serving import manifest, write_checkpoint
 
 GOAL = "60 s outage, 500 clients: goodput back at 95% of what it was within 30 s."
+SLOTS, SERVICE_S = 64, 0.4
 BACK, WITHIN_S, WINDOW_S, BEFORE_S, AFTER_S = 0.95, 30.0, 5.0, 15.0, 45.0
 MANNERS: dict[str, State] = {"it refuses connections": "gone", "it answers 503": "busy"}
 

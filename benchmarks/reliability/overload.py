@@ -2,7 +2,7 @@
 
 python -m benchmarks.reliability.overload [--double-s 120] [--tenfold-s 60]
 
-The upstream has 64 slots, a candidate holds one for 0.4 s: so the upstream is what is short, not this machine. Clients
+The upstream has 32 slots, a candidate holds one for 0.8 s: so the upstream is what is short, not this machine. Clients
 come at a fixed rate whatever they hear (an open loop), and do not come back by themselves. The peak is what
 a closed loop of as many clients as fit gets answered.
 """
@@ -30,8 +30,8 @@ GOAL = (
     "2x and 10x overload: goodput at least 95% of the 1x peak, rejects under 50 ms (p99) with the right codes, "
     "recovery under 10 s; the same with n shrinking."
 )
-SLOTS, SERVICE_S, N = 64, 0.4, 8
-LIMITS = {"candidates": 80, "queue": 16, "queue_s": 3}
+SLOTS, SERVICE_S, N = 32, 0.8, 8
+LIMITS = {"candidates": 40, "queue": 8, "queue_s": 3}
 GOODPUT, REJECT_MS, RECOVERY_S = 0.95, 50.0, 10.0
 BODY = {"model": "model", "messages": [{"role": "user", "content": "How many eggs are 3 + 4?"}], "max_tokens": 256}
 PAUSE_S = 3.0
