@@ -47,7 +47,8 @@ async def measure(votes: int) -> dict[str, list[float]]:
                         body = {"model": "model", "messages": [{"role": "user", "content": QUERIES[kind]}], "seed": 0}
                         began = monotonic()
                         async with http.post(f"{proxy.url}/chat/completions", json=body) as reply:
-                            assert (await reply.json())["its"]["stopped"] == "decided"
+                            await reply.read()
+                            reply.raise_for_status()
                         lasted[kind].append(monotonic() - began)
 
                 await asyncio.gather(*(client() for _ in range(AT_ONCE)))
