@@ -208,11 +208,15 @@ async def _reply_or_error(request: web.Request, handler: Handler) -> web.StreamR
     except ItsError as error:
         reply = error_reply(error)
     except web.HTTPException as error:
+        # A body that came too slowly keeps its error, and the error's frames the request and so the body: a circle
+        # that only the collector could break, which holds everybody up where a crowd has left thousands.
+        error.__traceback__ = None
         reply = _http_error_reply(error)
     except ConnectionResetError:
         raise asyncio.CancelledError from None  # the client left while we wrote to it
-    except RequestPayloadError:
+    except RequestPayloadError as error:
         # Chunks that are none: what follows on this connection could be read as anything.
+        error.__traceback__ = None
         reply = ErrorReply(400, envelope("the body is not framed as HTTP", kind=_BAD, code="invalid_http"))
     except Exception:
         log.exception("a defect of its-proxy", id=request[REQUEST_ID])

@@ -166,8 +166,10 @@ class Connection(RequestHandler):
     def _begin_body(self, message: object, body: StreamReader) -> None:
         # What follows something malformed could only be guessed at.
         self._is_refused = isinstance(message, _ErrInfo)
-        if self._is_refused and self._body is not None:
-            self._body.set_exception(RequestPayloadError())  # its handler would wait for the rest
+        if isinstance(message, _ErrInfo):
+            message.exc.__traceback__ = None  # its frame holds the message
+            if self._body is not None:
+                self._fail_body(self._body, RequestPayloadError())
         self._head_since, self._body = None, body
         self._begin_window(body, self._patience.body_s)
 
@@ -203,9 +205,17 @@ class Connection(RequestHandler):
         if self._reading_paused or body.total_bytes >= self._n_body_bytes + MIN_BODY_BYTES_PER_S * self._window_s:
             self._begin_window(body, min(BODY_WINDOW_S, self._patience.body_s))
             return
+        if not self._request_in_progress:
+            self.force_close()  # it is answered already, and what is left of it is only read for politeness
+            return
         self._metrics.receive_timeouts.labels("body").inc()
         self._body, self._is_refused = None, True
-        body.set_exception(web.HTTPRequestTimeout())
+        self._fail_body(body, web.HTTPRequestTimeout())
+
+    def _fail_body(self, body: StreamReader, error: Exception) -> None:
+        """For whoever reads it; nobody waits for the rest."""
+        body.set_exception(error)
+        body.feed_eof()
 
     def _begin_window(self, body: StreamReader, seconds: float) -> None:
         self._n_body_bytes, self._window_s = body.total_bytes, seconds

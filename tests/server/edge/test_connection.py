@@ -1,6 +1,8 @@
 """What a slow client may take of the server: its time limits, and how much waits for whoever does not read."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -186,6 +188,30 @@ class TestAReader:
     async def test_who_waits_for_a_slow_model_is_left_alone(self):
         async with server_with(Say(delay_s=1.0), **BRIEF) as (server, _):
             assert (await server.ask()).status == 200
+
+
+REFUSED = {
+    "slow headers": HEAD,
+    "a slow body": post(QUESTION)[:-5],
+    "a malformed request": b"GET / odd\r\n\r\n",
+    "a malformed body": HEAD + b"Transfer-Encoding: chunked\r\n\r\nodd\r\n",
+}
+
+
+@pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
+async def test_a_refused_client_leaves_nothing_for_the_collector(request_):
+    """A crowd of them would hold everybody up when it comes."""
+    async with server_with(header_s=0.1, body_s=0.1) as (server, _):
+        gc.disable()
+        try:
+            async with connected(server.url) as wire:
+                wire.send(request_)
+                await until(lambda: server.connections)
+                [connection] = map(weakref.ref, server.connections)
+                await wire.rest()
+            await until(lambda: connection() is None)
+        finally:
+            gc.enable()
 
 
 STREAMED = {"stream": True}
