@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -24,10 +25,13 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from its_proxy.equivalence import Comparer, Comparisons, Verdict
+from its_proxy.equivalence.comparisons import Pair, pair_of
 from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
 from its_proxy.sampling import Outcome, read_candidate, sample
 from its_proxy.upstreams.base import Body, Completion, RawReply
+from its_proxy.voting.answers import Answer, proven_different
 from its_proxy.voting.json_answers import IsValid
 
 
@@ -126,8 +130,10 @@ def plan_of(
     )
 
 
-async def sampled(lines: Sequence[Line], turns: Sequence[int | None] = (), **options: Any) -> Outcome:
-    return await sample(plan_of(Scripted(lines, turns), **options), "req")
+async def sampled(
+    lines: Sequence[Line], turns: Sequence[int | None] = (), comparer: Comparer | None = None, **options: Any
+) -> Outcome:
+    return await sample(plan_of(Scripted(lines, turns), **options), "req", comparer=comparer)
 
 
 def states(outcome: Outcome) -> list[str]:
@@ -170,6 +176,55 @@ async def verdict_of(
 def test_exact_gives_answer_class_and_verdict_of_the_full_vote(script, rules):
     async def both() -> None:
         assert await verdict_of(script, "exact", rules) == await verdict_of(script, "none", rules)
+
+    asyncio.run(both())
+
+
+@dataclass(frozen=True)
+class Knower:
+    """Compares answers by what it knows that they mean; of the `undecided` pairs it says nothing."""
+
+    meanings: Mapping[str, str]
+    undecided: frozenset[frozenset[str]] = frozenset()
+
+    def meaning(self, answer: Answer) -> str:
+        return self.meanings.get(answer.text, answer.form.value)
+
+    async def compare_all(self, answers: Sequence[Answer], within_s: float) -> Comparisons:
+        await asyncio.sleep(0)
+        verdicts: dict[Pair, Verdict] = {}
+        for first, second in combinations({answer.form: answer for answer in answers}.values(), 2):
+            if not proven_different(first, second):
+                is_known = frozenset((first.text, second.text)) not in self.undecided
+                is_equal = self.meaning(first) == self.meaning(second)
+                verdicts[pair_of(first, second)] = ("equal" if is_equal else "different") if is_known else "timeout"
+        return Comparisons(verdicts)
+
+
+TEXTS = ["0.333...", "x+1", "a,b"]
+KNOWERS = st.builds(
+    Knower,
+    st.fixed_dictionaries({text: st.sampled_from(["1", "2", "1/2", "x+1", "other"]) for text in TEXTS}),
+    st.frozensets(st.frozensets(st.sampled_from([*TEXTS, "1", "2"]), min_size=2, max_size=2), max_size=3),
+)
+
+
+async def meaning_of(script: list[tuple[Line, int]], stop: str, rules: dict[str, Any], knower: Knower) -> Any:
+    """As `verdict_of`, but for which of the answers that mean the same was received first."""
+    lines, turns = zip(*script, strict=True)
+    try:
+        outcome = await sampled(lines, turns, stop=stop, comparer=knower, **rules)
+    except ItsError as error:
+        return type(error), getattr(error, "status", None)
+    winner = outcome.vote.answer
+    return (None, None) if winner is None else (knower.meaning(winner), outcome.vote.consensus)
+
+
+@given(SCRIPTS, RULES, KNOWERS)
+@hypothesis_settings(max_examples=400, deadline=None)
+def test_exact_gives_the_verdict_of_the_full_vote_whatever_is_proved_equal(script, rules, knower):
+    async def both() -> None:
+        assert await meaning_of(script, "exact", rules, knower) == await meaning_of(script, "none", rules, knower)
 
     asyncio.run(both())
 
