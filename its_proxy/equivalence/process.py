@@ -59,7 +59,7 @@ class Worker:
                 self._tell(n_failed, "it ended, or was not ready in time")
                 while is_ready and (job := await _next_job(process, jobs)) is not None:
                     is_ready = await self._work_on(process, job, jobs)
-            except OSError as error:  # no process or no descriptor is left for it
+            except (OSError, NotImplementedError) as error:  # no descriptor is left; or a loop without subprocesses
                 n_failed += 1
                 self._tell(n_failed, str(error))
             finally:
