@@ -17,14 +17,11 @@ def test_its_seeds_and_their_prefixes_are_met_in_time(name):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_any_bytes_are_met_with_documented_errors_in_time(name):
-    @settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.binary(max_size=400))
-    @example(b"")
-    def holds(data: bytes) -> None:
-        in_time(TARGETS[name], data)
-
-    holds()
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=400))
+@example(data=b"")
+def test_any_bytes_are_met_with_documented_errors_in_time(name, data):
+    in_time(TARGETS[name], data)
 
 
 def test_what_costs_too_much_is_told():

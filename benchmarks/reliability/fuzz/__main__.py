@@ -54,7 +54,7 @@ def readers(folder: Path, is_long: bool) -> tuple[dict[str, Any], bool]:
 
 
 def examples(folder: Path, is_long: bool) -> tuple[dict[str, Any], bool]:
-    figures = properties.check(folder / "examples", 110 if is_long else 5)
+    figures = properties.check(folder / "examples", 90 if is_long else 5)
     return figures, not figures["findings"] and (figures["examples"] >= 200_000 or not is_long)
 
 

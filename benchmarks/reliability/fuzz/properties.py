@@ -1,4 +1,4 @@
-"""Hypothesis over answers, normal forms, votes and streams: the property tests of `make test`, so many times over."""
+"""Hypothesis over answers, forms, votes, streams and replies: `make test`'s own properties, so many times over."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-FOLDER = "tests/properties"
-_NAME = re.compile(r"^tests/properties/test_(\w+)\.py::\w+:$")
+FOLDERS = ("tests/properties", "tests/fuzz")
+_NAME = re.compile(r"^tests/(?:properties|fuzz)/test_(\w+)\.py::\w+(?:\[\w+\])?:$")
 _PASSING = re.compile(r"(\d+) passing(?: examples)?, \d+ failing")
 
 
 def check(folder: Path, times: int) -> dict[str, Any]:
     """Every property, with `times` as many examples as in `make test`; what failed is told in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", FOLDER, "--hypothesis-show-statistics"]
+    command = [sys.executable, "-m", "pytest", "-q", *FOLDERS, "--hypothesis-show-statistics"]
     done = subprocess.run(
         [*command, "--timeout", "3600", "-p", "no:cacheprovider"],
         capture_output=True, text=True, cwd=ROOT, env=os.environ | {"ITS_EXAMPLES": str(times)},
