@@ -26,6 +26,7 @@ GOAL = (
     "schemathesis 50,000 requests, hypothesis 200,000 examples, atheris 10 minutes at each reader: no 5xx of "
     "its own making, no crash, nothing over 100 ms on the event loop."
 )
+COMMAND = 'make fuzz ARGS="--long"'
 LIMIT_MS = 100.0
 
 
@@ -93,7 +94,7 @@ def _save(ended: dict[str, tuple[dict[str, Any], bool]], out: Path) -> Path:
         if isinstance(value, int | float) and name != "passed"
     }
     passed = set(parts) == set(PARTS) and all(told["passed"] for told in parts.values())
-    return save("fuzz", figures, passed, goal=GOAL, folder=out, parts=parts)
+    return save("fuzz", figures, passed, goal=GOAL, command=COMMAND, folder=out, parts=parts)
 
 
 if __name__ == "__main__":
