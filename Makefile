@@ -42,7 +42,7 @@ test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm insi
 torture: environment ## what its-proxy survives, the long forms, two hours; ARGS="soak faults": some of them
 	@.venv/bin/python -m benchmarks.reliability $(ARGS)
 
-fuzz: environment ## schemathesis, hypothesis and atheris, some minutes; ARGS="--long": three hours, into docs/results/
+fuzz: environment ## schemathesis, hypothesis and atheris, some minutes; ARGS="--long": two hours, into docs/results/
 	@.venv/bin/python -m benchmarks.reliability.fuzz $(ARGS)
 
 reliability: environment ## write docs/reliability.md from docs/results/reliability/

@@ -35,7 +35,7 @@ MINUTES = {
     "reloads": 2,
     "telemetry": 3,
     "secrets": 1,
-    "fuzz": 75,
+    "fuzz": 105,
     "soak": 60,
 }
 
