@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count, islice
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -153,32 +154,34 @@ async def leave_while_comparing(proxy: Proxy, upstream: Running, how: How, n: in
     No candidate is left to be cancelled: what ends is the request, and its-proxy's own log tells when.
     """
     lefts: list[Left] = []
-    first = list(HOWS).index(how) * (n + at_once)
+    numbers = count(list(HOWS).index(how) * 10**6)
     while len(lefts) < n:
         for worker in workers_of(proxy.pid):
             os.kill(worker, signal.SIGSTOP)
-        bodies = [vote_over_two_spellings(first + len(lefts) + number) for number in range(at_once)]
-        ids = [_request_id(COMPARING, how, len(lefts) + number) for number in range(at_once)]
+        turn = list(islice(numbers, at_once))
+        bodies = [vote_over_two_spellings(number) for number in turn]
+        ids = [_request_id(COMPARING, how, number) for number in turn]
         clients = [await Bare.asking(proxy.url, body, id_) for body, id_ in zip(bodies, ids, strict=True)]
         for id_ in ids:
             await upstream.calls(id_, finished=N)
         left_at = [time() for client in clients if client.leave(how)]
-        ended_at = await _ended(proxy, ids)
+        ended = await _ended(proxy, ids)
         for client, id_, at in zip(clients, ids, left_at, strict=True):
             client.close()
-            ended_s = ended_at.get(id_, inf) - at
-            lefts.append(Left(COMPARING, how, (), int(ended_s > ORPHAN_S), 1000 * ended_s))
+            code, ended_at = ended.get(id_, (499, inf))
+            if code == 499:  # any other has been answered before its client came to leave, and is none of these
+                lefts.append(Left(COMPARING, how, (), int(ended_at - at > ORPHAN_S), 1000 * (ended_at - at)))
     return lefts
 
 
-async def _ended(proxy: Proxy, ids: Sequence[str]) -> dict[str, float]:
-    """When each of the requests ended without an answer, by the log; waits as long as an orphan may live."""
-    waited_until = monotonic() + ORPHAN_S
-    ended: dict[str, float] = {}
+async def _ended(proxy: Proxy, ids: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """How and when each of the requests ended, by the log; waits a little longer than an orphan may live."""
+    waited_until = monotonic() + 2 * ORPHAN_S
+    ended: dict[str, tuple[int, float]] = {}
     while len(ended) < len(ids) and monotonic() < waited_until:
         await asyncio.sleep(0.01)
         lines = (json.loads(line) for line in proxy.log.read_bytes().splitlines() if line.startswith(b"{"))
-        ended = {line["id"]: _seconds(line) for line in lines if line.get("id") in ids and line.get("code") == 499}
+        ended = {line["id"]: (line["code"], _seconds(line)) for line in lines if line.get("id") in ids}
     return ended
 
 

@@ -29,7 +29,7 @@ from benchmarks.reliability.clients import Bare, quantile
 from benchmarks.reliability.observed import look
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.wishes import Wish
-from benchmarks.reliability.workers import until_loaded
+from benchmarks.reliability.workers import N_WORKERS, until_loaded
 from benchmarks.reliability.world import world
 from benchmarks.vllm_fleet.many import slope
 from tests.faults.faults import FAULTS
@@ -229,7 +229,7 @@ async def soak(n_requests: int, per_second: float, seconds: float, folder: Path,
         first = [number for kind in KINDS for number in numbers_of(kind, 20)]
         await load(proxy.url, first, 100, inf, Seen())
         if find_spec("sympy") is not None:
-            await until_loaded(proxy.pid, 1)
+            await until_loaded(proxy.pid, N_WORKERS)
         before = await at_rest(proxy, window, rest_s)
         watching = asyncio.ensure_future(watch(proxy, window, monotonic(), seen, log, samples))
         try:

@@ -23,6 +23,7 @@ from its_proxy.server.lag import watching_lag
 from its_proxy.server.life import Ending, leave
 from its_proxy.server.listener import Site
 from its_proxy.server.logs import fill_standard_descriptors, on_loop_exception, writing_logs
+from its_proxy.server.memory import give_back_freed
 from its_proxy.server.reload import Reloader
 from its_proxy.server.traces import open_traces
 from its_proxy.settings import QUICK_UPSTREAM, Settings
@@ -46,6 +47,7 @@ def run(
     if settings.reuse_port and engine is not None:
         raise ConfigError("reuse_port: two servers cannot start vLLM side by side", hint="leave it out")
     fill_standard_descriptors()
+    give_back_freed()
     with ExitStack() as stack:
         sink = stack.enter_context(writing_logs(settings.log_level, settings.log_format))
         context = build_context(settings)
