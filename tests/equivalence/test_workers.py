@@ -142,14 +142,14 @@ async def test_bombs_reach_neither_the_loop_nor_a_child(workers):
     watching = asyncio.create_task(watch())
     for k in range(200):
         bombs = boxed(*(f"{bomb}+{k}" for bomb in REFUSED[k % 2 :: 2]))
-        pair = slow(k) if k % 50 == 0 else boxed("1", "2")
+        pair = slow(k) if k % 100 == 0 else boxed("1", "2")
         comparisons = await workers.compare_all([*bombs, *pair])
         assert "equal" not in comparisons.counts
     is_over = True
     await watching
     await workers.close()
     assert longest_s < 1.0, "any of them would have held the loop for minutes"
-    assert len(pids) > 4, "the slow ones were killed"
+    assert len(pids) > 2, "the slow ones were killed"
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
