@@ -104,7 +104,8 @@ _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "soak": lambda f: (
         f"{f['requests']:,} requests in {f['minutes']} minutes; memory {f['rss_mib_after_warm_up']} MiB "
         f"after 5 minutes, {f['rss_mib_at_the_end']} at the end ({f['rss_growth_percent']:+}%); descriptors "
-        f"{_arrow(f['descriptors_before_after'])}, tasks {_arrow(f['tasks_before_after'])}"
+        f"{_arrow(f['descriptors_before_after'])}, tasks {_arrow(f['tasks_before_after'])}; "
+        f"{f['requests_without_a_fault_not_answered_200']} without a fault not answered in time"
     ),
 }
 

@@ -67,8 +67,8 @@ async def killing(pid: int, every_s: float) -> AsyncIterator[list[int]]:
 
     async def kill() -> None:
         while True:
-            await asyncio.sleep(every_s)
             await until_loaded(pid, N_WORKERS)
+            await asyncio.sleep(every_s)  # the younger one may still be loading the rest
             killed.append(workers_of(pid)[0])
             os.kill(killed[-1], signal.SIGKILL)
 
