@@ -95,6 +95,12 @@ _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"t of {f['t, near misses, against guesses']} for keys that are nearly right, "
         f"{f['t, half a key, against guesses']} for half of one"
     ),
+    "fuzz": lambda f: (
+        f"{f['requests: requests']:,} requests, {f['requests: 5xx']} answered by a 5xx, "
+        f"{f['requests: longest on the event loop, ms of processor time']} ms at most on the loop; "
+        f"{f['examples: examples']:,} examples; {_total(f, ': inputs'):,} inputs led by coverage, "
+        f"{max(value for name, value in f.items() if name.endswith('slowest_ms'))} ms at most"
+    ),
     "endless": lambda f: f"at most {max(f.values())} MiB",
     "retry_budget": lambda f: f"at most {max(row['calls_per_candidate'] for row in f.values())}",
     "flapping": lambda f: "; ".join(f"{name}: {100 * row['answered_share']:.2f}%" for name, row in f.items()),
@@ -116,6 +122,10 @@ def _overload(kind: tuple[str, Mapping[str, Any]]) -> str:
     rejects = [found[load]["reject_p99_ms"] for load in ("double", "tenfold") if found[load]["reject_p99_ms"]]
     recovery_s = max(found["recovery_after_double_s"], found["recovery_after_tenfold_s"])
     return f"{name}: {goodput} of the peak, rejects p99 {max(rejects, default=0)} ms, recovery {recovery_s} s"
+
+
+def _total(figures: Mapping[str, Any], ending: str) -> int:
+    return sum(value for name, value in figures.items() if name.endswith(ending))
 
 
 def _arrow(values: Iterable[int]) -> str:

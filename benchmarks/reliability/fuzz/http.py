@@ -194,6 +194,7 @@ async def _run(
 ) -> None:
     """One run of schemathesis, its words in a log; what it counted and found goes to `found` when it is over."""
     log, counts = folder / f"run-{seed}.log", folder / f"run-{seed}.counts"
+    counts.unlink(missing_ok=True)
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             str(environment / "bin/schemathesis"), "run", str(folder / "openapi.json"),
@@ -209,6 +210,8 @@ async def _run(
         code = await process.wait()
     said = log.read_text("utf-8", "replace").replace(key, "KEY")
     log.write_text(said)
+    if not counts.exists():
+        raise RuntimeError(f"schemathesis ended with code {code} before its run was over: {log}")
     findings = [] if code == 0 else [f"seed {seed}, exit {code}: {line}" for line in _failures(said)]
     found.write_text(json.dumps({**json.loads(counts.read_text()), "findings": findings}))
 
