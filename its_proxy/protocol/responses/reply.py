@@ -105,7 +105,7 @@ def _token(token: Mapping[str, Any]) -> Json:
 def _usage(usage: Any) -> Json | None:
     if not isinstance(usage, dict):
         return None
-    prompt, generated = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    prompt, generated = number_of(usage.get("prompt_tokens")), number_of(usage.get("completion_tokens"))
     return {
         "input_tokens": prompt,
         "input_tokens_details": {
@@ -113,16 +113,20 @@ def _usage(usage: Any) -> Json | None:
         },
         "output_tokens": generated,
         "output_tokens_details": {"reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens")},
-        "total_tokens": usage.get("total_tokens") or prompt + generated,
+        "total_tokens": number_of(usage.get("total_tokens")) or prompt + generated,
     }
 
 
 def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
     details = usage.get(group)
-    return (details.get(name) or 0) if isinstance(details, dict) else 0
+    return number_of(details.get(name)) if isinstance(details, dict) else 0
 
 
-# An upstream may put anything where a text or a list of objects should be: what is none of that is not told.
+# An upstream may put anything where a number, a text or a list of objects should be: what is none of that is not told.
+
+
+def number_of(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def text_of(value: Any) -> str:

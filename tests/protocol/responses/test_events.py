@@ -112,3 +112,10 @@ def test_a_stream_that_breaks_says_so():
     ]
     assert name == b"event: error"
     assert orjson.loads(data.removeprefix(b"data: "))["message"] == "gone"
+
+
+@pytest.mark.parametrize("odd", [[None], "3", {"a": 1}, 2.5])
+def test_counts_that_are_none_count_nothing(odd):
+    document = {**completion({"content": "7"}), "usage": {"prompt_tokens": odd, "completion_tokens": 4}}
+    usage = Response.model_validate(response_of(REQUEST, document, "req")).usage
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (0, 4, 4)
