@@ -108,11 +108,12 @@ async def test_a_model_without_a_manifest_gets_advice_and_is_looked_for(names, s
 
 
 async def test_a_server_without_a_model_list_is_passed_through(unused_tcp_port):
-    async with at(Model()) as (upstream, scripted):
-        upstream._url = scripted.url.removesuffix("/v1")
-        [diagnosis] = await diagnose([Target("model", upstream, "model", None)])
-        upstream._url = f"http://127.0.0.1:{unused_tcp_port}"
-        [unreachable] = await diagnose([Target("model", upstream, "model", None)])
+    async with at(Model()) as (_, scripted):
+        elsewhere = HttpUpstream("gpu", scripted.url.removesuffix("/v1"))
+        nobody = HttpUpstream("gpu", f"http://127.0.0.1:{unused_tcp_port}")
+        [diagnosis] = await diagnose([Target("model", elsewhere, "model", None)])
+        [unreachable] = await diagnose([Target("model", nobody, "model", None)])
+        await elsewhere.close()
     assert diagnosis.report.verdict == NO_MANIFEST
     assert unreachable.state == "pending"
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from its_proxy.upstreams.turns import LONG_BYTES, N_AT_ONCE, Turn
+from its_proxy.upstreams.turns import LONG_BYTES, N_AT_ONCE, Turns
 
 
 async def settle() -> None:
@@ -12,10 +12,10 @@ async def settle() -> None:
 
 
 async def test_a_long_reply_waits_for_one_of_the_few_that_are_read():
-    read = []
+    turns, read = Turns(), []
 
     async def reads(name: str, n_bytes: int, is_over: asyncio.Event) -> None:
-        async with Turn() as turn:
+        async with turns.one() as turn:
             await turn.grown_to(n_bytes)
             read.append(name)
             await is_over.wait()
@@ -38,18 +38,26 @@ async def test_a_long_reply_waits_for_one_of_the_few_that_are_read():
 
 
 async def test_who_gives_up_waiting_takes_no_place():
-    async with Turn() as first, Turn() as second:
+    turns = Turns()
+    async with turns.one() as first, turns.one() as second:
         for turn in (first, second):
             await turn.grown_to(LONG_BYTES + 1)
 
         async def waits() -> None:
-            async with Turn() as turn:
+            async with turns.one() as turn:
                 await turn.grown_to(LONG_BYTES + 1)
 
         task = asyncio.ensure_future(waits())
         await settle()
         task.cancel()
         await asyncio.wait({task})
-    async with asyncio.timeout(5), Turn() as third, Turn() as fourth:
+    async with asyncio.timeout(5), turns.one() as third, turns.one() as fourth:
         for turn in (third, fourth):
+            await turn.grown_to(LONG_BYTES + 1)
+
+
+async def test_another_servers_long_replies_are_not_held_up():
+    mine, another = Turns(), Turns()
+    async with mine.one() as first, mine.one() as second, another.one() as third, asyncio.timeout(5):
+        for turn in (first, second, third):
             await turn.grown_to(LONG_BYTES + 1)
