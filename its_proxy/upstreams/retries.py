@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 SHARE = 0.1
-SAVED_AT_ONE = 10.0
+SAVED_AT_ONE = 3.0
 SAVED_BETWEEN = 64.0
 """Between the targets of one model: eight votes of eight candidates may find their target busy in the same moment."""
 
