@@ -31,6 +31,7 @@ from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import Completion, traced
+from its_proxy.upstreams.retries import one_query
 from its_proxy.voting.answers import Answer, AnswerKind
 from its_proxy.voting.json_answers import IsValid
 from its_proxy.voting.messages import read_message
@@ -116,7 +117,8 @@ async def sample(
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
         async with asyncio.timeout_at(deadline.ends_at):
-            stopped = await query.run()
+            with one_query():
+                stopped = await query.run()
     except TimeoutError:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()

@@ -27,7 +27,7 @@ from its_proxy.codesign.errors import (
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply
 from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
-from its_proxy.upstreams.retries import RetryBudget, is_tried_once
+from its_proxy.upstreams.retries import RetryBudget, is_tried_once, may_try_again
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
@@ -120,7 +120,7 @@ class HttpUpstream:
             return await call()
         except (UpstreamUnreachable, UpstreamBusy) as error:
             wait_s = getattr(error, "retry_after_s", None) or 0.0
-            if wait_s > 1.0 or not self._budget.spend():
+            if wait_s > 1.0 or not may_try_again() or not self._budget.spend():
                 raise
         await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
         return await call()

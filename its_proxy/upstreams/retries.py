@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 SHARE = 0.1
-SAVED_AT_ONE = 3.0
+SAVED_AT_ONE = 10.0
 SAVED_BETWEEN = 64.0
 """Between the targets of one model: eight votes of eight candidates may find their target busy in the same moment."""
+
+MOST_OF_ONE_QUERY = 3
+"""At one server, whose refusals are mostly about its load: more candidates of the query would only add to it."""
 
 
 class RetryBudget:
@@ -44,3 +47,25 @@ def tried_once(is_so: bool = True) -> Iterator[None]:
 
 def is_tried_once() -> bool:
     return _ONCE.get()
+
+
+_left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+
+
+@contextmanager
+def one_query() -> Iterator[None]:
+    """Calls that begin in this block, in whatever tasks, are candidates of one query."""
+    token = _left.set([MOST_OF_ONE_QUERY])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def may_try_again() -> bool:
+    """Whether the query has a second try left at the server that refused it; takes it."""
+    left = _left.get()
+    if left is None:
+        return True
+    left[0] -= 1
+    return left[0] >= 0

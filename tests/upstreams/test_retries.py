@@ -1,6 +1,15 @@
 import pytest
 
-from its_proxy.upstreams.retries import SAVED_AT_ONE, SAVED_BETWEEN, RetryBudget, is_tried_once, tried_once
+from its_proxy.upstreams.retries import (
+    MOST_OF_ONE_QUERY,
+    SAVED_AT_ONE,
+    SAVED_BETWEEN,
+    RetryBudget,
+    is_tried_once,
+    may_try_again,
+    one_query,
+    tried_once,
+)
 
 
 @pytest.mark.parametrize(("saved", "calls"), [
@@ -28,3 +37,10 @@ def test_the_mark_of_a_single_try_ends_with_its_block():
             assert not is_tried_once()
         assert is_tried_once()
     assert not is_tried_once()
+
+
+def test_one_query_has_few_second_tries_at_one_server_and_the_next_has_its_own():
+    for _ in range(2):
+        with one_query():
+            assert [may_try_again() for _ in range(MOST_OF_ONE_QUERY + 1)] == [True] * MOST_OF_ONE_QUERY + [False]
+    assert may_try_again()
