@@ -29,8 +29,12 @@ async def look(window: Path) -> dict[str, int]:
 
 
 async def _tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    # Without the one that tells.
-    writer.write(orjson.dumps({"tasks": len(asyncio.all_tasks()) - 1, "objects": sum(gc.get_count())}))
+    # Without the one that tells. An equivalence worker that is ready waits for a pair from its queue, and nobody else
+    # here waits for one in a task of its own.
+    tasks = [task.get_coro() for task in asyncio.all_tasks()]
+    n_ready = sum(getattr(coroutine, "__qualname__", "") == "Queue.get" for coroutine in tasks)
+    seen = {"tasks": len(tasks) - 1, "ready_workers": n_ready, "objects": sum(gc.get_count())}
+    writer.write(orjson.dumps(seen))
     await writer.drain()
     writer.close()
 

@@ -29,7 +29,7 @@ from benchmarks.reliability.clients import Bare, quantile
 from benchmarks.reliability.observed import look
 from benchmarks.reliability.results import FOLDER, save
 from benchmarks.reliability.wishes import Wish
-from benchmarks.reliability.workers import N_WORKERS, until_loaded
+from benchmarks.reliability.workers import N_WORKERS, START_WITHIN_S
 from benchmarks.reliability.world import world
 from benchmarks.vllm_fleet.many import slope
 from tests.faults.faults import FAULTS
@@ -45,8 +45,6 @@ SUFFERED = sorted(FAULTS.keys() - {"429-with-RA"})
 QUERY = "How many eggs are 3 eggs and 4 eggs?"
 DEADLINE_S, TIMERS = 8.0, {"first_byte_timeout_s": 3.0, "idle_timeout_s": 3.0}
 HANGS_AFTER_S = DEADLINE_S + 5.0
-SWING = {"descriptors": 2, "tasks": 4}
-"""An equivalence worker that is just starting has one descriptor and two tasks fewer; there are two."""
 EVERY_S, WARM_S, WINDOW_S, MAX_GROWTH = 5.0, 300.0, 300.0, 0.03
 MAX_IN_FLIGHT = 96
 N_REQUESTS, MINUTES = 300_000, 60.0
@@ -196,9 +194,11 @@ async def at_rest(proxy: Proxy, window: Path, seconds: float) -> Sample:
     return Sample(0, samples[-1].rss_bytes, descriptors, tasks, 0)
 
 
-def holds_no_more(now: Sample, before: Sample) -> bool:
-    """Descriptors and tasks; memory is another matter."""
-    return now.descriptors <= before.descriptors + SWING["descriptors"] and now.tasks <= before.tasks + SWING["tasks"]
+async def until_ready(window: Path, n_workers: int) -> None:
+    """Until so many equivalence workers wait for a pair; one that is just starting holds less."""
+    async with asyncio.timeout(START_WITHIN_S):
+        while (await look(window))["ready_workers"] < n_workers:
+            await asyncio.sleep(0.1)
 
 
 async def until_at_rest(proxy: Proxy, window: Path, wanted: Sample, timeout_s: float = 60.0) -> Sample:
@@ -206,7 +206,7 @@ async def until_at_rest(proxy: Proxy, window: Path, wanted: Sample, timeout_s: f
     began = monotonic()
     while True:
         now = await sample(proxy, window, began, 0)
-        is_settled = holds_no_more(now, wanted)
+        is_settled = now.descriptors <= wanted.descriptors and now.tasks <= wanted.tasks
         if is_settled or now.at > timeout_s:
             return now
         await asyncio.sleep(0.5)
@@ -236,7 +236,7 @@ async def soak(n_requests: int, per_second: float, seconds: float, folder: Path,
         first = [number for kind in KINDS for number in numbers_of(kind, 20)]
         await load(proxy.url, first, 100, inf, Seen())
         if find_spec("sympy") is not None:
-            await until_loaded(proxy.pid, N_WORKERS)
+            await until_ready(window, N_WORKERS)
         before = await at_rest(proxy, window, rest_s)
         watching = asyncio.ensure_future(watch(proxy, window, monotonic(), seen, log, samples))
         try:

@@ -10,7 +10,7 @@ SAVED_BETWEEN = 64.0
 """Between the targets of one model: eight votes of eight candidates may find their target busy in the same moment."""
 
 MOST_OF_ONE_QUERY = 3
-"""At one server, whose refusals are mostly about its load: more candidates of the query would only add to it."""
+"""At servers that refused: that is mostly about their load, and more of the query's candidates would only add to it."""
 
 
 class RetryBudget:
@@ -63,7 +63,7 @@ def one_query() -> Iterator[None]:
 
 
 def may_try_again() -> bool:
-    """Whether the query has a second try left at the server that refused it; takes it."""
+    """Whether the query has a second try left at a server that refused it; takes it."""
     left = _left.get()
     if left is None:
         return True
