@@ -145,11 +145,12 @@ async def test_bombs_reach_neither_the_loop_nor_a_child(workers):
         pair = slow(k) if k % 100 == 0 else boxed("1", "2")
         comparisons = await workers.compare_all([*bombs, *pair])
         assert "equal" not in comparisons.counts
+    pids.add(await started(workers))
     is_over = True
     await watching
     await workers.close()
     assert longest_s < 1.0, "any of them would have held the loop for minutes"
-    assert len(pids) > 2, "the slow ones were killed"
+    assert len(pids) == 3, "the two slow ones were killed, and nothing else"
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
