@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.reliability.results import save
 from its_proxy.health import Health
+from its_proxy.upstreams.retries import RetryBudget
 from tests.faults.faults import FAULTS, RETRY_AFTER_S
 from tests.faults.places import PLACES
 from tests.faults.upstream import FAULTY, MODELS, SECRET, SOUND, faulty_upstream
@@ -157,7 +158,8 @@ async def asked(server, fields: Mapping[str, Any]) -> Reply:
     """One reply, which no fault may hold up for longer than the deadline and a little. What this process only waited
     for a core is the machine's; what it computed, blocking its own loop, is not forgiven."""
     for target in server.context.catalog.targets():
-        target.health = Health()  # each fault is met by a server that suspects nothing
+        target.health = Health()  # each fault is met by a server that suspects nothing, and has tried nothing twice
+        target.upstream._budget = RetryBudget()
     started, waited_s = monotonic(), waited_for_a_core_s()
     reply = await server.ask("How many are 3 + 4?", seed=SEED, **fields)
     LASTED_S.append(monotonic() - started - (waited_for_a_core_s() - waited_s))
