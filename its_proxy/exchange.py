@@ -15,13 +15,14 @@ from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import Comparer
+from its_proxy.leader import Listener
 from its_proxy.observe import NOBODY, Call, Observer
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
-from its_proxy.protocol.sse import DONE, HEARTBEAT, completion_events, relayed, role_event
+from its_proxy.protocol.sse import DONE, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
-from its_proxy.sampling import Outcome, sample
+from its_proxy.sampling import Audience, Outcome, sample
 from its_proxy.served import Served
 from its_proxy.upstreams.base import Body, applied, traced
 
@@ -232,36 +233,39 @@ class Exchange:
 
     @asynccontextmanager
     async def _vote(self, plan: Plan, place: Place, deadline: Deadline) -> AsyncIterator[Streamed]:
-        has_first = asyncio.Event()
-        async with _running(self._sample(plan, place, deadline, has_first.set)) as vote:
-            async with _running(has_first.wait()) as first:
+        listener = Listener(plan, self.chat.its)
+        async with _running(self._sample(plan, place, deadline, listener)) as vote:
+            async with _running(listener.has_begun.wait()) as first:
                 await asyncio.wait({vote, first}, timeout=STREAM_BEGINS_S, return_when=asyncio.FIRST_COMPLETED)
             if vote.done():
                 await vote  # raises what it failed with
-            async with aclosing(self._events(plan, vote)) as events:
+            async with aclosing(self._events(plan, vote, listener)) as events:
                 yield Streamed(headers_of(plan), events)
 
     def _sample(
-        self, plan: Plan, place: Place, deadline: Deadline, on_first: Callable[[], None] | None = None
+        self, plan: Plan, place: Place, deadline: Deadline, audience: Audience | None = None
     ) -> Coroutine[Any, Any, Outcome]:
         return sample(
             plan,
             self.request_id,
-            on_first,
+            audience,
             place=place,
             deadline=deadline,
             observer=self.observer,
             comparer=self.comparer,
         )
 
-    async def _events(self, plan: Plan, vote: "asyncio.Task[Outcome]") -> AsyncGenerator[bytes, None]:
+    async def _events(
+        self, plan: Plan, vote: "asyncio.Task[Outcome]", listener: Listener
+    ) -> AsyncGenerator[bytes, None]:
         created = int(time.time())
         yield role_event(self._completion_id, created, plan.model, plan.n_choices)
-        while not vote.done():
-            await asyncio.wait({vote}, timeout=HEARTBEAT_S)
-            if not vote.done():
-                yield HEARTBEAT
-        completion = self._completion(await vote) | {"created": created}
+        head = {"id": self._completion_id, "created": created, "model": plan.model}
+        async with aclosing(listener.events(vote, head, HEARTBEAT_S)) as news:
+            async for told in news:
+                yield told
+        outcome = await vote
+        completion = listener.untold(self._completion(outcome) | head, outcome)
         events = completion_events(completion, include_usage=self.chat.wants_usage)
         for number, event in enumerate(events, start=1):
             yield event

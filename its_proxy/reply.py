@@ -59,7 +59,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         forced=plan.is_forced,
         degraded=_degraded(outcome),
         members=[_member_report(outcome, planned) for planned in members] if is_ensemble else None,
-        candidates=[_candidate_report(plan, c) for c in outcome.candidates] if with_candidates else None,
+        candidates=[candidate_report(plan, c) for c in outcome.candidates] if with_candidates else None,
     )
 
 
@@ -267,7 +267,8 @@ def _member_report(outcome: Outcome, planned: PlannedMember) -> MemberReport:
     )
 
 
-def _candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
+def candidate_report(plan: Plan, candidate: Candidate) -> CandidateReport:
+    """One candidate, for a client that asked to see them."""
     return CandidateReport(
         index=candidate.index,
         seed=candidate.seed,

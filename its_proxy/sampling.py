@@ -7,11 +7,11 @@ Answers that are written differently are compared before they are counted, as fa
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from its_proxy.admission import ANYWHERE, Place
 from its_proxy.codesign.errors import (
@@ -97,23 +97,36 @@ class Outcome:
         return [candidate for candidate in self.candidates if candidate.state in states]
 
 
+class Audience(Protocol):
+    """Who hears of a vote while it is held; it holds nobody up and raises nothing."""
+
+    @property
+    def hears_first(self) -> bool:
+        """Whether the first candidate is asked as a stream, and `heard` told its pieces."""
+        ...
+
+    def heard(self, delta: Mapping[str, Any]) -> None: ...
+
+    def received(self, candidate: Candidate, n_started: int) -> None: ...
+
+
 async def sample(
     plan: Plan,
     request_id: str,
-    on_first: Callable[[], None] | None = None,
+    audience: Audience | None = None,
     *,
     place: Place = ANYWHERE,
     deadline: Deadline | None = None,
     observer: Observer = NOBODY,
     comparer: Comparer | None = None,
 ) -> Outcome:
-    """Carries out a plan. `on_first` is called once, when the first candidate has been received.
+    """Carries out a plan. `audience`: who hears of it meanwhile.
 
     `place`: the room that it has; candidates beyond it wait. `deadline`: one that counts already, as in a queue.
 
     Raises the upstream's error where no candidate came, and VoteError where the caller insists on a vote.
     """
-    query = _Query(plan, request_id, on_first, place, observer)
+    query = _Query(plan, request_id, audience, place, observer)
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
         async with asyncio.timeout_at(deadline.ends_at):
@@ -141,11 +154,11 @@ class _Query:
     """The state of one query in flight."""
 
     def __init__(
-        self, plan: Plan, request_id: str, on_first: Callable[[], None] | None, place: Place, observer: Observer
+        self, plan: Plan, request_id: str, audience: Audience | None, place: Place, observer: Observer
     ) -> None:
         self._plan = plan
         self._request_id = request_id
-        self._on_first = on_first
+        self._audience = audience
         self._place = place
         self._observer = observer
         self._started_at = monotonic()
@@ -236,9 +249,10 @@ class _Query:
     async def _complete(self, index: int) -> Completion:
         planned = self._plan.member_of(index)
         body, request_id = {**planned.body, "seed": self._seed(index)}, f"{self._request_id}-{index}"
-        if self._plan.rules.usage_policy == "exact" and self._plan.n > 1:
+        heard = self._audience.heard if self._audience and self._audience.hears_first and index == 0 else None
+        if heard is not None or (self._plan.rules.usage_policy == "exact" and self._plan.n > 1):
             spent = self._spent.setdefault(index, Spent())
-            return await complete_streamed(planned.member.upstream, body, request_id, spent)
+            return await complete_streamed(planned.member.upstream, body, request_id, spent, heard)
         return await planned.member.upstream.complete(body, request_id)
 
     def _cut_off(self, index: int) -> Candidate:
@@ -285,9 +299,8 @@ class _Query:
 
     def _receive(self, candidate: Candidate) -> None:
         self._received[candidate.index] = candidate
-        if self._on_first is not None and candidate.state != "lost":
-            self._on_first()
-            self._on_first = None
+        if self._audience is not None:
+            self._audience.received(candidate, self._n_started)
 
     def _finished(self) -> list[Candidate]:
         return [candidate for candidate in self._received.values() if candidate.state != "lost"]

@@ -4,11 +4,11 @@ So what a candidate has cost is known at any moment, for one that is cancelled a
 (`continuous_usage_stats`). A server that does not is asked all the same, and nothing is invented for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
 from its_proxy.protocol.sse import read_events
@@ -26,6 +26,8 @@ _GENERATED = ("content", "reasoning", "reasoning_content", "tool_calls", "refusa
 _ONCE = ("id", "type", "name", "role")
 """Texts that are told whole; any other text comes in pieces."""
 
+OnDelta: TypeAlias = Callable[[Mapping[str, Any]], None]
+
 
 @dataclass(slots=True)
 class Spent:
@@ -39,12 +41,14 @@ class Spent:
     first_token_at: float | None = None
 
 
-async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spent: Spent) -> Completion:
-    """The whole completion; `spent` is kept up to date meanwhile. Raises UpstreamError, also for a stream that just
-    ends: what was not finished is no candidate."""
+async def complete_streamed(
+    upstream: Upstream, body: Body, request_id: str, spent: Spent, on_delta: OnDelta | None = None
+) -> Completion:
+    """The whole completion; `spent` is kept up to date meanwhile, and `on_delta` hears every piece. Raises
+    UpstreamError, also for a stream that just ends: what was not finished is no candidate."""
     if any(body.get(field) is not None for field in _PLAIN_ONLY):
         return await upstream.complete(body, request_id)
-    assembly, began = _Assembly(spent), monotonic()
+    assembly, began = _Assembly(spent, on_delta), monotonic()
     try:
         async with (
             _floods.one() as turn,
@@ -64,8 +68,9 @@ async def complete_streamed(upstream: Upstream, body: Body, request_id: str, spe
 
 
 class _Assembly:
-    def __init__(self, spent: Spent) -> None:
+    def __init__(self, spent: Spent, on_delta: OnDelta | None = None) -> None:
         self._spent = spent
+        self._on_delta = on_delta
         self.n_chars = 0
         self._head: dict[str, Any] = {}
         self._choice: dict[str, Any] = {"index": 0, "message": {}, "logprobs": None, "finish_reason": None}
@@ -93,6 +98,8 @@ class _Assembly:
             self.n_chars += sum(len(text) for text in delta.values() if isinstance(text, str))
             if self.n_chars > MAX_TEXT_CHARS:
                 raise BadPayload("the upstream's candidate is too long")
+            if self._on_delta is not None:
+                self._on_delta(delta)
             calls = delta.get("tool_calls")
             _add_calls(self._choice["message"], calls if isinstance(calls, list) else [])
             _append(self._choice["message"], {key: delta[key] for key in delta if key != "tool_calls"})

@@ -5,7 +5,7 @@ It counts what reached it, what it finished and what was hung up on, which is ho
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -16,7 +16,11 @@ from aiohttp import web
 
 @dataclass
 class Say:
-    """One scripted reply: `text` after `delay_s`, or an HTTP `status`; `message`: what else it holds, as calls."""
+    """One scripted reply: `text` after `delay_s`, or an HTTP `status`; `message`: what else it holds, as calls.
+
+    `gate`: an event that is waited for before anything is said. `pieces`: what a stream tells before `text`, each a
+    delta, or an event that is waited for.
+    """
 
     text: str | None = "\\boxed{1}"
     delay_s: float = 0.0
@@ -28,6 +32,8 @@ class Say:
     chunk_delay_s: float = 0.0
     counts_along: bool = True
     message: dict[str, Any] = field(default_factory=dict)
+    gate: asyncio.Event | None = None
+    pieces: Sequence[dict[str, Any] | asyncio.Event] = ()
 
 
 Script = Callable[[dict[str, Any], int], Say]
@@ -91,6 +97,8 @@ async def scripted_upstream(
         upstream.headers.append(dict(request.headers))
         try:
             await asyncio.sleep(say.delay_s)
+            if say.gate is not None:
+                await say.gate.wait()
             response = await _answer(request, body, say, upstream)
         except (asyncio.CancelledError, ConnectionResetError):
             upstream.n_cancelled += 1
@@ -154,6 +162,11 @@ async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.S
     counts_along = say.counts_along and options.get("continuous_usage_stats", False)
     if say.message:
         await response.write(_event(body, {"role": "assistant", **_numbered(say.message)}, None))
+    for piece in say.pieces:
+        if isinstance(piece, asyncio.Event):
+            await piece.wait()
+        else:
+            await response.write(_event(body, piece, None))
     for number, word in enumerate((say.text or "").split(" "), start=1):
         usage = _usage(min(number, say.completion_tokens)) if counts_along else None
         await response.write(_event(body, {"role": "assistant", "content": word + " "}, None, usage))

@@ -14,7 +14,12 @@ _MESSAGES = {"extra_forbidden": "unknown key", "model_type": "should be an objec
 
 
 class ItsRequest(BaseModel):
-    """The body's `its`: overrides for one request, stripped before anything is forwarded."""
+    """The body's `its`: overrides for one request, stripped before anything is forwarded.
+
+    `candidates`: the reply reports every candidate, and a voted stream each one as it arrives (`ItsProgress`).
+    `stream`: a voted stream tells the winner's words once the vote is decided; `leader`: before that the first
+    candidate's thoughts, as they come.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -31,6 +36,7 @@ class ItsRequest(BaseModel):
     force: bool = False
     explain: bool = False
     candidates: bool = False
+    stream: Literal["winner", "leader"] = "winner"
 
 
 class Cancelled(BaseModel):
@@ -78,6 +84,20 @@ class CandidateReport(BaseModel):
     started_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
+
+
+class ItsProgress(BaseModel):
+    """The vote so far: on request (`its: {"candidates": true}`) a voted stream tells it with every candidate that
+    arrives, as `its.progress` of a chunk whose delta is empty.
+
+    Answers count as equal by their normal form here; the last chunk's `its` has the vote as it was decided.
+    """
+
+    n: int
+    n_started: int
+    votes: dict[str, int]
+    agreement: float
+    candidate: CandidateReport
 
 
 class EquivalenceReport(BaseModel):
@@ -152,7 +172,7 @@ def read_its(value: Any) -> ItsRequest:
 def json_schema() -> dict[str, Any]:
     """What may be asked and what is told, as JSON Schema: `docs/its.schema.json`, and a test keeps the two equal."""
     _, schema = models_json_schema(
-        [(ItsRequest, "validation"), (ItsReply, "serialization")],
+        [(ItsRequest, "validation"), (ItsReply, "serialization"), (ItsProgress, "serialization")],
         title="its",
         description="The `its` object of a request and of a reply, version 1",
     )

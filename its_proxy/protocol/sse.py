@@ -1,6 +1,6 @@
 """Server-sent events as OpenAI's stream uses them: `data:` lines only, never named events."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from math import inf
 from typing import Any
@@ -51,6 +51,11 @@ def role_event(completion_id: str, created: int, model: str, n_choices: int = 1)
     head = {"id": completion_id, "created": created, "model": model, "object": "chat.completion.chunk"}
     delta = {"role": "assistant", "content": ""}
     return b"".join(event({**head, "choices": [_chunk_choice(index, delta)]}) for index in range(n_choices))
+
+
+def delta_event(head: Mapping[str, Any], delta: dict[str, Any], **fields: Any) -> bytes:
+    """A piece of the first choice, while there is no whole to tell; an empty one carries the other fields."""
+    return event({**head, "object": "chat.completion.chunk", "choices": [_chunk_choice(0, delta)], **fields})
 
 
 async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

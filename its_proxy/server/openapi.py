@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from its_proxy import __version__
 from its_proxy.protocol.chat import DENIED
-from its_proxy.protocol.its import ItsReply, ItsRequest
+from its_proxy.protocol.its import ItsProgress, ItsReply, ItsRequest
 from its_proxy.protocol.limits import MAX_FIELDS, MAX_PARTS, MOST_ENTRIES
 
 Json: TypeAlias = dict[str, Any]
@@ -154,7 +154,9 @@ def _reply(text: str, content: Json, headers: Any = ()) -> Json:
 
 
 def _schemas() -> Json:
-    _, its = models_json_schema([(ItsRequest, "validation"), (ItsReply, "serialization")], ref_template=_REFS)
+    _, its = models_json_schema(
+        [(ItsRequest, "validation"), (ItsReply, "serialization"), (ItsProgress, "serialization")], ref_template=_REFS
+    )
     return {
         **its["$defs"],
         "ModelName": {**_TEXT, "minLength": 1, "description": "As `/v1/models` lists it, or with a suffix: `:its-8`."},
