@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
-from its_proxy.bundle import read_bundle
 from its_proxy.codesign.canonical import digest
 from its_proxy.codesign.errors import DigestMismatch, ItsError, ManifestError, ProbeMismatch
 from its_proxy.codesign.manifest import FILE_NAME, Manifest, Side, check_pair_rule, parse_manifest, recipe_of
@@ -20,6 +20,8 @@ from its_proxy.source import Folder, Source, is_plain, open_regular, read_files
 
 MAX_MANIFEST_BYTES = 4 * 2**20
 MAX_CONFIG_BYTES = 2**20
+_pools: WeakValueDictionary[str, Pool] = WeakValueDictionary()
+"""Those in use, by digest: both sides of a pair, and all models that were trained with one, share it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ def source_at(path: Path) -> Source:
         return Folder(path)
     if not path.exists():
         raise ManifestError(f"{path} is not there", hint="a checkpoint's folder is meant, or its bundle")
+    from its_proxy.bundle import read_bundle  # few checkpoints are one
+
     return read_bundle(path)
 
 
@@ -169,7 +173,10 @@ def _open_pool(source: Source, place: str, side: Side) -> Pool | None:
             f"{place}: {personas.file} has digest {actual[:8]}, the pair names {str(personas.sha256)[:8]}",
             hint="restore the pool that the checkpoint was trained with",
         )
-    return Pool.from_jsonl(data)
+    pool = _pools.get(actual)
+    if pool is None:
+        pool = _pools[actual] = Pool.from_jsonl(data)
+    return pool
 
 
 def _check_prompts(source: Source, place: str, side: Side) -> None:

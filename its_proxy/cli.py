@@ -3,40 +3,38 @@
 import asyncio
 import json
 import os
-import random
 import secrets
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
 
 from its_proxy import __version__
-from its_proxy.cli_evaluate import evaluate, gate, replay
-from its_proxy.cli_manifest import manifest
 from its_proxy.codesign.errors import ConfigError, ItsError, UpstreamError
-from its_proxy.protocol.client import get_json, post_json
 from its_proxy.settings import CONFIG_VARIABLE, Settings, effective, load_settings, quick_model
 
 if TYPE_CHECKING:
     from its_proxy.doctor import Diagnosis
-    from its_proxy.server.engine import Launch
+    from its_proxy.server.engine import Launch, VllmEngine
 
-DEMO_PROBLEMS = Path(__file__).parent / "demo" / "problems.jsonl"
-DEMO_MODEL = "demo-random"
-DEFAULT_URL = "http://127.0.0.1:8080/v1"
-_PIPE_COLUMNS = 300
+_ELSEWHERE = ("ask", "evaluate", "explain", "gate", "manifest", "models", "replay")
 _SECONDS = click.FloatRange(min=0)
 
 
 class _Group(click.Group):
-    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error."""
+    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error.
+
+    A command that has a file of its own is imported when it is asked for: a server lives long, and would keep in
+    memory what it never runs.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted((*super().list_commands(ctx), *_ELSEWHERE))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _from_elsewhere(cmd_name) if cmd_name in _ELSEWHERE else super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -51,16 +49,23 @@ def main() -> None:
     """Serve persona-trained checkpoints the way they were trained, and vote over their answers."""
 
 
-for command in (manifest, evaluate, replay, gate):
-    main.add_command(command)
+def _from_elsewhere(name: str) -> click.Command:
+    if name == "manifest":
+        from its_proxy.cli_manifest import manifest
+
+        return manifest
+    if name in ("ask", "explain", "models"):
+        from its_proxy import cli_ask
+
+        return {"ask": cli_ask.ask, "explain": cli_ask.explain, "models": cli_ask.models}[name]
+    from its_proxy import cli_evaluate
+
+    return {"evaluate": cli_evaluate.evaluate, "gate": cli_evaluate.gate, "replay": cli_evaluate.replay}[name]
+
 
 _config = click.option(
     "--config", type=click.Path(path_type=Path), envvar=CONFIG_VARIABLE, show_envvar=True, help="A YAML file."
 )
-_url = click.option(
-    "--url", default=DEFAULT_URL, callback=lambda *args: args[-1].rstrip("/"), help="Base URL of a running its-proxy."
-)
-_key = click.option("--key", envvar="ITS_KEY", show_envvar=True, help="API key, where the server has keys.")
 
 
 def _serving_options(command: Any) -> Any:
@@ -116,14 +121,11 @@ def serve(**options: Any) -> None:
 
     SIGHUP reads the settings again: what they change is in force for new queries, those in flight are not disturbed.
     """
-    from its_proxy.server.engine import VllmEngine
     from its_proxy.server.run import run
 
     options, launch = _with_engine(**options)
     settings = _settings(**options)
-    engine = VllmEngine(
-        launch, settings.engine_command, start_timeout_s=settings.engine_start_timeout_s, say=_say
-    ) if launch is not None else None  # fmt: skip
+    engine = None if launch is None else _vllm(launch, settings)
     run(settings, _announce, lambda: _settings(**options), engine)
 
 
@@ -132,14 +134,18 @@ def serve(**options: Any) -> None:
 @_serving_options
 def config(**options: Any) -> None:
     """Show every effective setting and where it comes from; serves nothing."""
+    from rich.table import Table
+
+    from its_proxy.console import console
+
     table = Table("setting", "value", "from", box=None)
     options, launch = _with_engine(**options)
     settings = _settings(**options)
     for key, value, source in effective(settings):
         table.add_row(key, json.dumps(value, default=str), source)
-    _console().print(table)
+    console().print(table)
     if launch is not None:
-        _console().print(f"\nstarts  {shlex.join(launch.command(settings.engine_command))}")
+        console().print(f"\nstarts  {shlex.join(launch.command(settings.engine_command))}")
 
 
 @main.command()
@@ -154,6 +160,7 @@ def doctor(ctx: click.Context, /, timeout_s: float, no_weights: bool, as_json: b
     Exits 0 if all are verified (or have no manifest), 1 for a mismatch, 3 for what is unverified or pending, 2 for
     options or settings that cannot be used.
     """
+    from its_proxy.console import console
     from its_proxy.doctor import NOT_VERIFIED, document_of, exit_code, tables
 
     try:
@@ -170,65 +177,8 @@ def doctor(ctx: click.Context, /, timeout_s: float, no_weights: bool, as_json: b
         click.echo(json.dumps(document_of(diagnoses), indent=2))
     else:
         for table in tables(diagnoses):
-            _console().print(table)
+            console().print(table)
     ctx.exit(exit_code(diagnoses))
-
-
-@main.command()
-@_url
-@_key
-@click.option("--json", "as_json", is_flag=True, help="The server's own answer.")
-def models(url: str, key: str | None, as_json: bool) -> None:
-    """List what a running server offers: pairs, strategies and handshakes."""
-    document = get_json(f"{url}/models", key)
-    if as_json:
-        click.echo(json.dumps(document, indent=2))
-        return
-    table = Table("model", "strategy", "n", "pair", "handshake", "why", box=None)
-    for card in document["data"]:
-        its = card.get("its") or {}
-        shares = [f"{name}: {weight}" for name, weight in its.get("alias_of", {}).items()]
-        why = its.get("reason") or its.get("advice") or ", ".join(its.get("members", []) or shares)
-        pair, state = its.get("pair_id") or "", its.get("handshake") or ""
-        state = ", ".join(state) if isinstance(state, list) else state
-        table.add_row(card["id"], its.get("strategy") or "", str(its.get("n") or ""), pair[:8], state, why)
-    _console().print(table)
-
-
-@main.command()
-@click.argument("query", required=False)
-@click.option("--demo", is_flag=True, help="Ask a problem of the kind that the demo checkpoints know.")
-@click.option("--model", default=DEMO_MODEL, help="Model to ask.")
-@click.option("--n", type=int, help="Candidates.")
-@_url
-@_key
-def ask(query: str | None, demo: bool, model: str, n: int | None, url: str, key: str | None) -> None:
-    """Ask a running server, and show the vote."""
-    answer = None
-    if demo:
-        query, answer = _demo_problem()
-    if query is None:
-        raise click.UsageError("give a QUERY, or --demo")
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": query}]}
-    if n is not None:
-        body["its"] = {"n": n}
-    _print_vote(_console(), query, answer, post_json(f"{url}/chat/completions", body, key))
-
-
-@main.command()
-@click.argument("query")
-@click.option("--model", default=DEMO_MODEL, help="Model to explain.")
-@click.option("--json", "as_json", is_flag=True, help="The server's own answer.")
-@_url
-@_key
-def explain(query: str, model: str, as_json: bool, url: str, key: str | None) -> None:
-    """Show what would be sent for a query, without sending it."""
-    body = {"model": model, "messages": [{"role": "user", "content": query}], "its": {"explain": True}}
-    plan = post_json(f"{url}/chat/completions", body, key)
-    if as_json:
-        click.echo(json.dumps(plan, indent=2))
-        return
-    _print_plan(_console(), query, plan)
 
 
 def _with_engine(
@@ -272,6 +222,12 @@ def _with_vllm(
     return {**options, "checkpoint": checkpoint, "model": model}, launch
 
 
+def _vllm(launch: "Launch", settings: Settings) -> "VllmEngine":
+    from its_proxy.server.engine import VllmEngine
+
+    return VllmEngine(launch, settings.engine_command, start_timeout_s=settings.engine_start_timeout_s, say=_say)
+
+
 def _settings(config: Path | None, upstream: str | None, upstream_key_env: str | None, model: str | None,
               served_name: str | None, checkpoint: Path | None, **flags: Any) -> Settings:  # fmt: skip
     fragment = quick_model(upstream, model, checkpoint, served_name)
@@ -284,6 +240,9 @@ def _settings(config: Path | None, upstream: str | None, upstream_key_env: str |
 
 
 async def _diagnosed(settings: Settings, timeout_s: float, *, skip_weights: bool) -> "list[Diagnosis]":
+    from rich.console import Console
+    from rich.progress import Progress
+
     from its_proxy.doctor import diagnose
     from its_proxy.server.build import build_context
     from its_proxy.server.logs import configure_logs
@@ -319,55 +278,3 @@ def _announce(url: str, context: Any) -> None:
     _say(f"its-proxy serves {names} at {url}")
     if context.settings.demo:
         _say("try: its-proxy ask --demo")
-
-
-def _demo_problem() -> tuple[str, str]:
-    """A random held-out problem: no demo checkpoint was trained on it."""
-    try:
-        row = json.loads(random.choice(DEMO_PROBLEMS.read_text().splitlines()))
-    except OSError:
-        raise ConfigError("this installation holds no demo problems") from None
-    return row["query"], row["answer"]
-
-
-def _console() -> Console:
-    """Texts keep their own line breaks, and tables their whole values where no terminal tells its width."""
-    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    return Console(width=width, soft_wrap=True, highlight=False, markup=False)
-
-
-def _print_vote(console: Console, query: str, answer: str | None, reply: Mapping[str, Any]) -> None:
-    console.print("query", style="bold")
-    console.print(query)
-    console.print(f"\nreply of {reply['model']}", style="bold")
-    console.print(reply["choices"][0]["message"].get("content") or "")
-    if (its := reply.get("its")) is None:
-        return
-    console.print("\nvote", style="bold")
-    total = max(its["votes"].values(), default=1)
-    for text, weight in its["votes"].items():
-        console.print(f"  {text:>12}  {'█' * round(24 * weight / total)} {weight}")
-    strategies = [member["strategy"] for member in its["members"] or [its]]
-    console.print(
-        f"  agreement {its['agreement']:.2f}; {its['n']} asked, {its['cancelled']['candidates']} cancelled early; "
-        f"stopped: {its['stopped']}; strategy {', '.join(strategies)}; handshake {its['handshake']}"
-    )
-    if answer is not None:
-        console.print(f"  the right answer is {answer}")
-
-
-def _print_plan(console: Console, query: str, plan: Mapping[str, Any]) -> None:
-    for member in plan["members"]:
-        console.print(
-            f"{member['model']}: strategy {member['strategy']}, handshake {member['handshake']}, "
-            f"{member['n']} of {plan['n']} candidates",
-            style="bold",
-        )
-        for message in member["messages"]:
-            content = message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])
-            before, found, after = content.partition(query)
-            console.print(Text.assemble((f"{message['role']}: ", "dim"), (before, "cyan"), found, after))
-    console.print(
-        f"vote {plan['vote']}, starts with {plan['starts_with']}, stop {plan['stop']}, answer {plan['answer']}, "
-        f"sampling {plan['sampling']}"
-    )

@@ -25,7 +25,6 @@ and `<<` work.
 Secrets stay outside: a file names the variable that holds a key, or carries the key's digest.
 """
 
-import difflib
 import ipaddress
 import re
 import socket
@@ -49,9 +48,9 @@ from pydantic import (
 )
 
 from its_proxy.codesign.errors import ConfigError
+from its_proxy.dotted import Key, dotted
 from its_proxy.voting.answers import AnswerKind
 from its_proxy.voting.stop import StopName
-from its_proxy.yaml_file import Key, dotted, read_yaml
 
 Right: TypeAlias = Literal["force", "explain", "candidates", "front"]
 
@@ -471,6 +470,8 @@ class _Draft:
         self.sources: dict[Key, str] = {}
 
     def read(self, file: Path) -> None:
+        from its_proxy.yaml_file import read_yaml  # a server that flags alone describe needs no YAML
+
         self.values, self.sources = read_yaml(file)
         for section in _SHAPES:
             if self.values.get(section, {}) is None:
@@ -600,6 +601,8 @@ def _known_keys(parent: Key) -> list[str]:
 
 
 def _suggestion(word: str, known: list[str]) -> str:
+    import difflib  # for those who err
+
     close = difflib.get_close_matches(word[:100], known, n=1)
     return f"did you mean {close[0]}?" if close else "known: " + ", ".join(known) if known else ""
 
@@ -717,8 +720,8 @@ def _model_conflicts(settings: Settings) -> Iterator[_Conflict]:
 
 
 def _ensemble_conflicts(settings: Settings) -> Iterator[_Conflict]:
-    models = [model.name for model in settings.models]
-    ensembles = [ensemble.name for ensemble in settings.ensembles]
+    models = {model.name: model for model in settings.models}
+    ensembles = {ensemble.name: ensemble for ensemble in settings.ensembles}
     for name in ensembles:
         if name in models:
             yield ("ensembles", name), "is also the name of a model", "clients see one list of names"
@@ -729,20 +732,20 @@ def _ensemble_conflicts(settings: Settings) -> Iterator[_Conflict]:
             if member in ensembles:
                 yield place, f"{member!r} is an ensemble itself", "list its members instead"
             elif member not in models:
-                yield place, f"no model is named {member!r}", _suggestion(member, models)
+                yield place, f"no model is named {member!r}", _suggestion(member, list(models))
             elif member in members[:index]:
                 yield place, f"{member!r} is listed twice", ""
 
 
 def _alias_conflicts(settings: Settings) -> Iterator[_Conflict]:
-    names = [*(model.name for model in settings.models), *(ensemble.name for ensemble in settings.ensembles)]
+    names = {named.name: named for named in (*settings.models, *settings.ensembles)}
     for alias in settings.aliases:
         key: Key = ("aliases", alias.name)
         if alias.name in names:
             yield key, "is also the name of a model or an ensemble", "clients see one list of names"
         for name in alias.models:
             if name not in names:
-                yield (*key, "models", name), f"no model is named {name!r}", _suggestion(name, names)
+                yield (*key, "models", name), f"no model is named {name!r}", _suggestion(name, list(names))
         if not any(alias.models.values()):
             yield (*key, "models"), "every weight is 0, so nobody would answer", ""
 
@@ -765,13 +768,15 @@ def _limit_conflicts(settings: Settings) -> Iterator[_Conflict]:
 
 def _key_conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conflict]:
     seen: dict[str, str] = {}
+    names: set[str] = set()
     for index, caller in enumerate(settings.keys):
         if caller.env is not None and not environ.get(caller.env):
             # Not by name: it may be a key that was pasted in the wrong place.
             yield ("keys", index, "env"), "the variable that it names is not set or empty", ""
             continue
-        if caller.name in [other.name for other in settings.keys[:index]]:
+        if caller.name in names:
             yield ("keys", index, "name"), f"{caller.name!r} is listed twice", ""
+        names.add(caller.name)
         first = seen.setdefault(caller.digest(environ), caller.name)
         if first != caller.name:
             yield ("keys", index), f"is the same key as {first!r}", ""

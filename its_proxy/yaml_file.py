@@ -7,16 +7,13 @@ Only what YAML's safe loader knows; duplicate keys and whatever nobody writes by
 their line, before they can cost anything.
 """
 
-import re
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
 from its_proxy.codesign.errors import ConfigError
-
-Key: TypeAlias = tuple[str | int, ...]
-"""Where a value stands: `("models", "llama", "vote", "n")`, `("keys", 0, "env")`."""
+from its_proxy.dotted import Key, dotted
 
 MAX_FILE_BYTES = 1 << 20
 # Far above any real file (twenty models are some 300 nodes); they bound the work that a hostile file can cause.
@@ -24,19 +21,6 @@ MAX_NODES = 10_000
 MAX_ALIASES = 1_000
 MAX_DEPTH = 20
 MAX_SCALAR_CHARS = 4_096
-
-
-def dotted(key: Key) -> str:
-    """A key as a person reads it: `models.llama.vote.n`, `keys[0].env`."""
-    text = ""
-    for part in key:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif re.fullmatch(r"[\w-]+", part):
-            text += f".{part}" if text else part
-        else:
-            text += f"[{part!a}]"
-    return text
 
 
 class _BoundedLoader(yaml.SafeLoader):

@@ -75,6 +75,14 @@ def test_a_pool_is_opened_and_drawn_from(tmp_path):
     assert checkpoint.trained.pool == checkpoint.serve.pool
 
 
+def test_both_sides_and_all_models_that_were_trained_with_one_pool_hold_it_once(tmp_path):
+    folders = [write_checkpoint(tmp_path / name, pooled(name)) for name in ("similar", "random")]
+    for folder in folders:
+        (folder / "its-personas.jsonl").write_bytes(POOL)
+    one, other = map(open_checkpoint, folders)
+    assert one.trained.pool is one.serve.pool is other.serve.pool
+
+
 def test_a_writer_needs_no_file_and_its_probes_cannot_be_repeated(tmp_path):
     document = manifest("similar")
     for side in document["pair"].values():

@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.yaml_file import Key, dotted, read_yaml
+from its_proxy.dotted import Key, dotted
+from its_proxy.yaml_file import read_yaml
 
 
 def read(folder: Path, text: str) -> tuple[dict[str, Any], dict[Key, str]]:

@@ -31,13 +31,7 @@ def strict_json(data: bytes) -> Any:
     if text.startswith("\ufeff"):
         raise ValueError("starts with a byte order mark")
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_number,
-            parse_int=_bounded_integer,
-        )
+        return _STRICT.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
@@ -70,3 +64,12 @@ def _finite_number(text: str) -> float:
     if isinf(number):
         raise ValueError(f"the number {text[:20]} is out of range")
     return number
+
+
+# Made once: a pool of personas is read line by line.
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_constant=_refuse_constant,
+    parse_float=_finite_number,
+    parse_int=_bounded_integer,
+)

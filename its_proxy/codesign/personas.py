@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,9 @@ from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import ManifestError
 
 MAX_POOL_BYTES = 64 * 2**20
+# To itself: the personas of a large pool share the names of their domains.
+_DOMAINS = {name: name for name in (*taxonomy.NAMES, taxonomy.GENERAL)}
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +45,30 @@ class Draw:
 
     def number(self, purpose: str) -> int:
         """A 64-bit number, independent for each `purpose` (domain, persona, ...)."""
-        key = json.dumps([self.seed, self.strategy, self.turn, purpose]).encode()
+        key = _key(self.seed, self.strategy, self.turn, purpose)
         # surrogatepass: a lone surrogate is odd text, but text; it must not make a draw impossible.
-        digest = blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=8, key=blake2b(key).digest())
+        digest = blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=8, key=key)
         return int.from_bytes(digest.digest(), "big")
 
 
-@dataclass(frozen=True, slots=True)
+# Most draws are of one recipe's first turns. Typed: 1 and True are equal, and have other keys.
+@lru_cache(maxsize=4096, typed=True)
+def _key(seed: int, strategy: str, turn: int, purpose: str) -> bytes:
+    return blake2b(json.dumps([seed, strategy, turn, purpose]).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Pool:
-    """A frozen list of personas, sorted by domain; `sha256` is the digest of its JSON lines."""
+    """A frozen list of personas, sorted by domain; `sha256` is the digest of its JSON lines.
+
+    `domains`: those of the taxonomy that have personas here, in the taxonomy's order, which `random` draws from. A
+    draw costs the same from every pool: nothing in it looks at more than the persona that it finds.
+    """
 
     personas: tuple[Persona, ...]
     by_domain: Mapping[str, tuple[Persona, ...]]
     sha256: str
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The taxonomy's domains that have personas here, in the taxonomy's order, which `random` draws from."""
-        return tuple(name for name in taxonomy.NAMES if name in self.by_domain)
+    domains: tuple[str, ...]
 
     def draw(self, domain: str, draw: Draw) -> Persona:
         """One persona of `domain`."""
@@ -81,7 +91,8 @@ class Pool:
         for persona in personas:
             by_domain.setdefault(persona.domain, []).append(persona)
         frozen = MappingProxyType({domain: tuple(group) for domain, group in by_domain.items()})
-        return cls(personas, frozen, sha256(data).hexdigest())
+        domains = tuple(name for name in taxonomy.NAMES if name in frozen)
+        return cls(personas, frozen, sha256(data).hexdigest(), domains)
 
 
 def _read_persona(line: bytes, n: int) -> Persona:
@@ -94,12 +105,12 @@ def _read_persona(line: bytes, n: int) -> Persona:
     text, domain = row["text"], row["domain"]
     if not isinstance(text, str) or not text.strip():
         raise ManifestError(f"line {n} of the persona pool has no text")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and _LONE_SURROGATE.search(text):
         raise ManifestError(f"line {n} of the persona pool holds a lone surrogate, which no server can be sent")
-    if domain not in taxonomy.NAMES and domain != taxonomy.GENERAL:
+    if not isinstance(domain, str) or domain not in _DOMAINS:
         raise ManifestError(f"line {n} of the persona pool has an unknown domain: {domain!r}",
                             hint=f"domains of {taxonomy.VERSION}: {', '.join(taxonomy.NAMES[:5])}, ...")  # fmt: skip
-    return Persona(text, domain)
+    return Persona(text, _DOMAINS[domain])
 
 
 def pool_jsonl(personas: Sequence[Persona]) -> bytes:

@@ -11,7 +11,6 @@ with `rewrite_async`: the same generator, so the same bytes.
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
 from typing import Literal, TypeAlias
 
 from its_proxy.codesign import taxonomy
@@ -84,8 +83,8 @@ def _dissimilar(situation: Situation) -> Steps:
     number = draw.number("persona")
     for domain in (*domains[first:], *domains[:first]):
         personas = situation.pool.by_domain[domain]
-        start = number % len(personas)
-        for persona in (*personas[start:], *personas[:start]):
+        for step in range(len(personas)):  # the first one does, nearly always
+            persona = personas[(number + step) % len(personas)]
             if own not in taxonomy.relatedness(persona.text):
                 return persona
     raise StrategyUnavailable(f"no persona of the pool is unrelated to {own}", hint="widen the pool")
@@ -159,6 +158,8 @@ for _strategy in _BUILT_IN:
 
 def load_strategies(names: Iterable[str]) -> None:
     """Registers the installed packages' strategies that an operator lists; nothing else is imported."""
+    from importlib.metadata import entry_points  # looks through every installed package
+
     installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     for name in names:
         if name not in installed:

@@ -148,13 +148,28 @@ def _keyword_weights() -> Mapping[str, tuple[tuple[str, float], ...]]:
     return {keyword: tuple(pairs) for keyword, pairs in weights.items()}
 
 
+@lru_cache(maxsize=1)
+def _spelled_weights() -> Mapping[str, tuple[tuple[str, float], ...]]:
+    """As the keywords' weights, by every spelling that folds to a keyword: a text's words are looked up as they are."""
+    return {
+        spelling: pairs
+        for keyword, pairs in _keyword_weights().items()
+        for spelling in (keyword, f"{keyword}s")
+        if _stem(spelling) == keyword
+    }
+
+
 def relatedness(text: str) -> dict[str, float]:
-    """How strongly each domain's keywords occur in `text`; domains without any are left out."""
-    weights = _keyword_weights()
+    """How strongly each domain's keywords occur in `text`; domains without any are left out.
+
+    Added up word by word, in the text's order: the last bit of a sum depends on it.
+    """
+    weights = _spelled_weights()
     scores: dict[str, float] = {}
-    for word in words(text):
-        for name, weight in weights.get(word, ()):
-            scores[name] = scores.get(name, 0.0) + weight
+    for word in _WORD.findall(text.lower()):
+        if (pairs := weights.get(word)) is not None:
+            for name, weight in pairs:
+                scores[name] = scores.get(name, 0.0) + weight
     return scores
 
 

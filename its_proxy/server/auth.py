@@ -1,9 +1,14 @@
-"""Who is calling: API keys compared by digest, in constant time over all of them."""
+"""Who is calling: API keys found and compared by digest, in a time that is the same for all of them and for any number.
+
+A key is looked up by its digest's digest under a secret of this process, and then compared in constant time. What the
+lookup's time could tell is about a number that nobody outside can compute, let alone come close to on purpose.
+"""
 
 import hmac
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import blake2b, sha256
 
 from its_proxy.admission import NO_LIMITS, CallerLimits
 from its_proxy.codesign.errors import Unauthenticated
@@ -36,7 +41,9 @@ class Doorkeeper:
 
     def __init__(self, keys: Sequence[KeySettings], environ: Mapping[str, str], *, allow_force: bool) -> None:
         digests = [(bytes.fromhex(key.digest(environ)), key) for key in keys]
-        self._callers = [(digest, _caller(key, digest)) for digest, key in digests]
+        self._secret = secrets.token_bytes(32)
+        self._callers = {self._place(digest): _caller(key, digest) for digest, key in digests}
+        self._nobody = Caller("nobody", frozenset(), secrets.token_bytes(32))
         self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force", "front"})
 
     def admit(self, authorization: str | None) -> Caller:
@@ -45,14 +52,15 @@ class Doorkeeper:
             return self._anyone
         scheme, _, token = (authorization or "").partition(" ")
         presented = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        found = None
-        for digest, caller in self._callers:
-            # No early exit: the time taken must not tell which key was close.
-            if hmac.compare_digest(digest, presented):
-                found = caller
-        if found is None or scheme.lower() != "bearer":
+        # Whoever is not found is compared, too: the same is done for every key.
+        found = self._callers.get(self._place(presented), self._nobody)
+        is_right = hmac.compare_digest(found.identity, presented)
+        if not is_right or scheme.lower() != "bearer":
             raise Unauthenticated("a valid API key is required", hint="Authorization: Bearer KEY")
         return found
+
+    def _place(self, digest: bytes) -> bytes:
+        return blake2b(digest, key=self._secret, digest_size=16).digest()
 
 
 def _caller(key: KeySettings, digest: bytes) -> Caller:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,9 +26,11 @@ from its_proxy.server.metrics import Metrics
 from its_proxy.server.tls import tls_of
 from its_proxy.settings import AliasSettings, EnsembleSettings, ModelSettings, Settings, UpstreamSettings
 from its_proxy.targets import Policy, Target
-from its_proxy.upstreams.base import Upstream
-from its_proxy.upstreams.embedded import EmbeddedUpstream
+from its_proxy.upstreams.base import Started, Upstream
 from its_proxy.upstreams.http import HttpUpstream
+
+if TYPE_CHECKING:
+    from its_proxy.upstreams.embedded import EmbeddedUpstream
 
 DEMO = Path(__file__).parent.parent / "demo"
 DEMO_ENSEMBLE = "demo-three"
@@ -110,8 +113,7 @@ class _Builder:
         }
         served = models | ensembles
         aliases = {alias.name: _alias(alias, served) for alias in self._settings.aliases}
-        has_embedded = any(not model.upstreams for model in self._settings.models)
-        upstreams: list[Upstream] = [*self._upstreams.values(), *([self._embedded] if has_embedded else [])]
+        upstreams: list[Upstream] = [*self._upstreams.values(), *([self._embedded] if self._embedded else [])]
         catalog = Catalog(served, upstreams, aliases, self._open_upstream())
         for target, policy in self._policies:  # only now: nothing can be refused any more, and some are serving
             if target.policy.weights != policy.weights:
@@ -149,18 +151,24 @@ class _Builder:
                 self._refusals[model.name] = error
         return opened
 
-    def _open_embedded(self, before: Catalog | None) -> EmbeddedUpstream:
-        """Costs nothing yet: the engine imports torch when it is started, and only if it has a model."""
+    def _open_embedded(self, before: Catalog | None) -> "EmbeddedUpstream | None":
+        """The embedded engine, where a model has no upstream. It imports torch when it is started."""
+        models = [model for model in self._settings.models if not model.upstreams]
         folders = {
             model.name: model.checkpoint
-            for model in self._settings.models
-            if not model.upstreams and model.checkpoint is not None and model.name not in self._refusals
+            for model in models
+            if model.checkpoint is not None and model.name not in self._refusals
         }
-        for upstream in before.upstreams if before is not None else ():
-            if isinstance(upstream, EmbeddedUpstream):
-                if upstream.folders != folders:
-                    raise ConfigError("models of the embedded engine cannot change while it runs", hint="restart")
-                return upstream
+        running = [upstream for upstream in before.upstreams if isinstance(upstream, Started)] if before else []
+        if not models and not running:
+            return None
+        # Only here: a server of upstreams has no use for its code.
+        from its_proxy.upstreams.embedded import EmbeddedUpstream
+
+        for upstream in running:
+            if not isinstance(upstream, EmbeddedUpstream) or upstream.folders != folders:
+                raise ConfigError("models of the embedded engine cannot change while it runs", hint="restart")
+            return upstream
         return EmbeddedUpstream("embedded", folders, max_queue=self._settings.max_queue, threads=self._settings.threads)
 
     def _serve(self, model: ModelSettings) -> Served:
@@ -178,7 +186,10 @@ class _Builder:
         served_name = model.served_name.replace("{pair}", checkpoint.pair_id[:8] if checkpoint else "none")
         refusal = self._refusals.get(model.name)
         verdict = Verdict("mismatch", str(refusal)) if refusal is not None else PENDING
-        upstreams: Sequence[Upstream] = [self._upstreams[name] for name in model.upstreams] or [self._embedded]
+        upstreams: Sequence[Upstream] = [self._upstreams[name] for name in model.upstreams]
+        if not upstreams:
+            assert self._embedded is not None  # opened for such a model
+            upstreams = [self._embedded]
         targets = []
         for upstream in upstreams:
             target = Target(

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, closing, nullcontext, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -18,7 +19,6 @@ from its_proxy.server.app import create_runner
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.server.descriptors import connections_for, raise_limit
-from its_proxy.server.engine import VllmEngine
 from its_proxy.server.lag import watching_lag
 from its_proxy.server.life import Ending, leave
 from its_proxy.server.listener import Site
@@ -28,7 +28,10 @@ from its_proxy.server.reload import Reloader
 from its_proxy.server.traces import open_traces
 from its_proxy.settings import QUICK_UPSTREAM, Settings
 from its_proxy.targets import FIRST_RETRY_S, Target
-from its_proxy.upstreams.embedded import EmbeddedUpstream
+from its_proxy.upstreams.base import Started
+
+if TYPE_CHECKING:
+    from its_proxy.server.engine import VllmEngine
 
 log = structlog.get_logger("its_proxy")
 
@@ -37,7 +40,7 @@ def run(
     settings: Settings,
     on_ready: Callable[[str, Context], None],
     read: Callable[[], Settings] | None = None,
-    engine: VllmEngine | None = None,
+    engine: "VllmEngine | None" = None,
 ) -> None:
     """Serves until a signal ends it; a second one ends it at once. Raises ItsError for what makes serving impossible.
 
@@ -68,7 +71,7 @@ async def _serve(
     context: Context,
     on_ready: Callable[[str, Context], None],
     read: Callable[[], Settings] | None,
-    engine: VllmEngine | None,
+    engine: "VllmEngine | None",
 ) -> None:
     ending = Ending()
     reloader = Reloader(context, read, ending.end)
@@ -129,7 +132,7 @@ async def _until_known(context: Context, ending: Ending) -> None:
 
 
 async def _watch_engine(
-    engine: VllmEngine,
+    engine: "VllmEngine",
     context: Context,
     reloader: Reloader,
     on_ready: Callable[[], None],
@@ -185,7 +188,7 @@ async def _listen(runner: web.AppRunner, context: Context) -> tuple[Site, str]:
 
 async def _start_engines(context: Context) -> None:
     for upstream in context.catalog.upstreams:
-        if isinstance(upstream, EmbeddedUpstream):
+        if isinstance(upstream, Started):
             await upstream.start()
 
 

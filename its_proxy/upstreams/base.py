@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 Body: TypeAlias = Mapping[str, Any]
 """A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for."""
@@ -89,4 +89,13 @@ class Upstream(Protocol):
 
     async def close(self) -> None:
         """Releases connections and threads; the upstream is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class Started(Upstream, Protocol):
+    """One that works in this process, and has to be started."""
+
+    async def start(self) -> None:
+        """Raises ConfigError where it cannot."""
         ...

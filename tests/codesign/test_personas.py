@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from its_proxy.codesign import taxonomy
 from its_proxy.codesign.errors import ManifestError
 from its_proxy.codesign.personas import MAX_POOL_BYTES, Draw, Persona, Pool, pool_jsonl, taxonomy_pool
+from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
+from tests.counted import counting
 
 UNHURRIED = settings(deadline=None)  # a busy machine says nothing about the code
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -19,6 +21,7 @@ PERSONAS = st.builds(
     st.text(min_size=1, max_size=60).filter(str.strip),
     st.sampled_from((*taxonomy.NAMES, taxonomy.GENERAL)),
 )
+DOMAINS = (*taxonomy.NAMES, taxonomy.GENERAL)
 DRAW = Draw(seed=7, strategy="random", turn=0, text="How many eggs?")
 
 
@@ -91,6 +94,24 @@ def test_personas_of_a_domain_are_drawn_about_equally_often() -> None:
 def test_domains_come_in_the_order_of_the_taxonomy_and_without_the_general_one() -> None:
     pool = Pool.of([Persona("x", name) for name in ("gardening", taxonomy.GENERAL, "cooking", "swimming", "cooking")])
     assert pool.domains == ("cooking", "gardening", "swimming")
+
+
+def test_a_draw_takes_as_many_steps_from_a_large_pool_as_from_a_small_one() -> None:
+    def steps(n_each: int, name: str) -> int:
+        personas = [Persona(f"Persona {n} of no trade.", domain) for domain in DOMAINS for n in range(n_each)]
+        recipe = Recipe(strategy_named(name), pool=Pool.of(personas), seed=7)
+        with counting() as counted:
+            rewrite(recipe, [{"role": "user", "content": "How many eggs does the cook fry?"}])
+        return counted.total()
+
+    for name in ("random", "similar", "dissimilar", "mixed", "fixed", "shuffled"):
+        steps(1, name)  # what is remembered from the first draw on
+        assert steps(200, name) == steps(2, name), name
+
+
+def test_personas_of_a_pool_share_the_name_of_their_domain() -> None:
+    pool = Pool.of([Persona(f"{n}", "cooking") for n in range(3)])
+    assert len({id(persona.domain) for persona in pool.personas}) == 1
 
 
 def test_only_line_feeds_and_carriage_returns_end_a_persona() -> None:

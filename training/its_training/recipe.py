@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.codesign.manifest import VoteAdvice
-from its_proxy.yaml_file import Key, dotted, read_yaml
+from its_proxy.dotted import Key, dotted
+from its_proxy.yaml_file import read_yaml
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a layer, in all architectures below: what a LoRA may adapt."""
