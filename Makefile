@@ -4,7 +4,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-vllm test-eval test-litellm torture fuzz reliability audit check fix demo grid results \
-	dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm schema clean
+	dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm guard-update schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -96,6 +96,9 @@ torture-vllm: environment ## some 40 real vLLM servers against the handshake, an
 fleet-vllm: environment ## roll-over, lost servers, ensemble and 64 clients before three real vLLM, an hour, into docs/results/vllm-fleet.md
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_fleet $(ARGS)
+
+guard-update: environment ## write tests/counted_work.json anew: how many steps a request may take, with a tenth of room
+	@.venv/bin/python -m tests.guard --update
 
 schema: environment ## write docs/its.schema.json (the `its` object) and docs/openapi.json (the routes) anew
 	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \

@@ -5,6 +5,7 @@ outside, such as a test's client or its upstream, costs nothing here.
 """
 
 import gc
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 OURS = str(Path(__file__).parent.parent / "its_proxy")
-# From Python 3.12 on these are no calls any more.
+# From Python 3.12 on these are no functions any more, but part of those that they stand in.
 _INLINED = ("<listcomp>", "<dictcomp>", "<setcomp>")
+_OF_INLINED = re.compile(r"\.<locals>\.<(list|dict|set)comp>")
 
 
 @contextmanager
@@ -28,7 +30,8 @@ def counting() -> Iterator[Counter[str]]:
         """Empty for what is not ours."""
         if code not in names:
             is_ours = code.co_filename.startswith(OURS)
-            names[code] = f"{Path(code.co_filename).relative_to(OURS)}: {code.co_qualname}" if is_ours else ""
+            function = _OF_INLINED.sub("", code.co_qualname)
+            names[code] = f"{Path(code.co_filename).relative_to(OURS)}: {function}" if is_ours else ""
         return names[code]
 
     def on_call(frame: FrameType, event: str, argument: Any) -> None:
