@@ -173,9 +173,9 @@ def _open_pool(source: Source, place: str, side: Side) -> Pool | None:
             f"{place}: {personas.file} has digest {actual[:8]}, the pair names {str(personas.sha256)[:8]}",
             hint="restore the pool that the checkpoint was trained with",
         )
-    pool = _pools.get(actual)
-    if pool is None:
-        pool = _pools[actual] = Pool.from_jsonl(data)
+    if (known := _pools.get(actual)) is not None:
+        return known
+    pool = _pools[actual] = Pool.from_jsonl(data)
     return pool
 
 

@@ -738,7 +738,7 @@ def _ensemble_conflicts(settings: Settings) -> Iterator[_Conflict]:
 
 
 def _alias_conflicts(settings: Settings) -> Iterator[_Conflict]:
-    names = {named.name: named for named in (*settings.models, *settings.ensembles)}
+    names = dict.fromkeys([*(m.name for m in settings.models), *(e.name for e in settings.ensembles)])
     for alias in settings.aliases:
         key: Key = ("aliases", alias.name)
         if alias.name in names:
