@@ -3,8 +3,9 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm torture fuzz reliability audit check fix demo grid results \
-	dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm guard-update schema clean
+.PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability audit \
+	check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm \
+	guard-update schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -38,6 +39,12 @@ test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm insi
 	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_LITELLM" != 1 ]; then echo "SKIPPED: LiteLLM tests: $$said"; exit; fi; \
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	"$$said/bin/python" -m pytest tests/real_litellm $(ARGS)
+
+check-deploy: environment ## deploy/ by the tools of those who run it: kubectl, promtool, hadolint, schemas; ITS_REQUIRE_CHECK=1: never skipped
+	@said=$$($(PYTHON) deploy/check_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_CHECK" != 1 ]; then echo "SKIPPED: checks of deploy/: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	ITS_CHECK="$$said" .venv/bin/python -m pytest tests/real_deploy $(ARGS)
 
 torture: environment ## what its-proxy survives, the long forms, two hours; ARGS="soak faults": some of them
 	@.venv/bin/python -m benchmarks.reliability $(ARGS)

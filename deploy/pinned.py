@@ -7,6 +7,7 @@ on stdout; or with code 69 and, on stdout, why this machine cannot have one; any
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,13 @@ PYTHON = 3, 11
 @dataclass(frozen=True)
 class Pinned:
     """`NAME-constraints.txt` beside this file holds the pins; `program` is in the environment's bin/, `variable` names
-    a ready environment instead."""
+    a ready environment instead. `finish` puts into it what pip does not; raises CannotInstall."""
 
     name: str
     program: str
     variable: str
     what: str
+    finish: Callable[[Path], None] = lambda environment: None
 
     def provide(self) -> None:
         """Prints the path, building the environment first where it is not whole."""
@@ -60,6 +62,7 @@ class Pinned:
                             install(
                                 environment, lock, "--no-deps", "--only-binary", ":all:", "--requirement", str(pins)
                             )
+                            self.finish(environment)
         print(environment)
 
 

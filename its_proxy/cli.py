@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = ("ask", "evaluate", "explain", "gate", "manifest", "models", "replay")
 _SECONDS = click.FloatRange(min=0)
+INTERRUPTED = 130
+# What click writes is plain where NO_COLOR is set; rich sees to its own.
+_CONTEXT = {"show_default": True, "auto_envvar_prefix": None, "color": False if os.environ.get("NO_COLOR") else None}
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 
 
 class _Group(click.Group):
-    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error.
+    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error, and Ctrl-C is 130.
 
     A command that has a file of its own is imported when it is asked for: a server lives long, and would keep in
     memory what it never runs.
@@ -41,9 +45,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ItsError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
 
 
-@click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": None})
+@click.group(cls=_Group, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="its-proxy")
 def main() -> None:
     """Serve persona-trained checkpoints the way they were trained, and vote over their answers."""
@@ -132,27 +139,33 @@ def serve(**options: Any) -> None:
 @main.command()
 @_engine_options
 @_serving_options
-def config(**options: Any) -> None:
+@_json
+def config(as_json: bool, **options: Any) -> None:
     """Show every effective setting and where it comes from; serves nothing."""
     from rich.table import Table
 
     from its_proxy.console import console
 
-    table = Table("setting", "value", "from", box=None)
     options, launch = _with_engine(**options)
     settings = _settings(**options)
+    starts = launch.command(settings.engine_command) if launch is not None else None
+    if as_json:
+        listed = [{"setting": key, "value": value, "from": source} for key, value, source in effective(settings)]
+        click.echo(json.dumps({"version": 1, "settings": listed, "starts": starts}, indent=2, default=str))
+        return
+    table = Table("setting", "value", "from", box=None)
     for key, value, source in effective(settings):
         table.add_row(key, json.dumps(value, default=str), source)
     console().print(table)
-    if launch is not None:
-        console().print(f"\nstarts  {shlex.join(launch.command(settings.engine_command))}")
+    if starts is not None:
+        console().print(f"\nstarts  {shlex.join(starts)}")
 
 
 @main.command()
 @_serving_options
 @click.option("--timeout", "timeout_s", type=_SECONDS, default=0.0, help="Seconds to wait for servers still loading.")
 @click.option("--no-weights", is_flag=True, help="Ask for no log-probabilities.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@_json
 @click.pass_context
 def doctor(ctx: click.Context, /, timeout_s: float, no_weights: bool, as_json: bool, **options: Any) -> None:
     """Examine every model at every target, as `serve` would, and show each check with its evidence.
@@ -172,7 +185,7 @@ def doctor(ctx: click.Context, /, timeout_s: float, no_weights: bool, as_json: b
         ctx.exit(NOT_VERIFIED if isinstance(error, UpstreamError) else 2)
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
-        ctx.exit(130)
+        ctx.exit(INTERRUPTED)
     if as_json:
         click.echo(json.dumps(document_of(diagnoses), indent=2))
     else:
@@ -254,7 +267,7 @@ async def _diagnosed(settings: Settings, timeout_s: float, *, skip_weights: bool
         if catalog.open_upstream is not None:
             await catalog.open_upstream.refresh()
         targets = list(catalog.targets())
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
             task = progress.add_task("targets", total=len(targets))
             return await diagnose(
                 targets, timeout_s=timeout_s, skip_weights=skip_weights, on_done=lambda done: progress.advance(task)
@@ -268,7 +281,7 @@ def _say(line: str) -> None:
     from its_proxy.server.logs import say
 
     who, bar, words = line.partition(" | ")
-    if bar and sys.stderr is not None and sys.stderr.isatty():
+    if bar and sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         line = click.style(who + bar, dim=True) + words
     say(line)
 

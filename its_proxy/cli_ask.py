@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.console import console
+from its_proxy.console import coloured, console
 from its_proxy.protocol.client import get_json, post_json
 
 DEMO_PROBLEMS = Path(__file__).parent / "demo" / "problems.jsonl"
@@ -22,13 +22,14 @@ DEFAULT_URL = "http://127.0.0.1:8080/v1"
 _url = click.option(
     "--url", default=DEFAULT_URL, callback=lambda *args: args[-1].rstrip("/"), help="Base URL of a running its-proxy."
 )
+_json = click.option("--json", "as_json", is_flag=True, help="The server's own answer.")
 _key = click.option("--key", envvar="ITS_KEY", show_envvar=True, help="API key, where the server has keys.")
 
 
 @click.command()
 @_url
 @_key
-@click.option("--json", "as_json", is_flag=True, help="The server's own answer.")
+@_json
 def models(url: str, key: str | None, as_json: bool) -> None:
     """List what a running server offers: pairs, strategies and handshakes."""
     document = get_json(f"{url}/models", key)
@@ -41,8 +42,8 @@ def models(url: str, key: str | None, as_json: bool) -> None:
         shares = [f"{name}: {weight}" for name, weight in its.get("alias_of", {}).items()]
         why = its.get("reason") or its.get("advice") or ", ".join(its.get("members", []) or shares)
         pair, state = its.get("pair_id") or "", its.get("handshake") or ""
-        state = ", ".join(state) if isinstance(state, list) else state
-        table.add_row(card["id"], its.get("strategy") or "", str(its.get("n") or ""), pair[:8], state, why)
+        shown = Text(", ").join(map(coloured, state if isinstance(state, list) else [state]))
+        table.add_row(card["id"], its.get("strategy") or "", str(its.get("n") or ""), pair[:8], shown, why)
     console().print(table)
 
 
@@ -50,10 +51,11 @@ def models(url: str, key: str | None, as_json: bool) -> None:
 @click.argument("query", required=False)
 @click.option("--demo", is_flag=True, help="Ask a problem of the kind that the demo checkpoints know.")
 @click.option("--model", default=DEMO_MODEL, help="Model to ask.")
-@click.option("--n", type=int, help="Candidates.")
+@click.option("--n", type=click.IntRange(min=1), help="Candidates.")
+@_json
 @_url
 @_key
-def ask(query: str | None, demo: bool, model: str, n: int | None, url: str, key: str | None) -> None:
+def ask(query: str | None, demo: bool, model: str, n: int | None, as_json: bool, url: str, key: str | None) -> None:
     """Ask a running server, and show the vote."""
     answer = None
     if demo:
@@ -63,13 +65,17 @@ def ask(query: str | None, demo: bool, model: str, n: int | None, url: str, key:
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": query}]}
     if n is not None:
         body["its"] = {"n": n}
-    _print_vote(console(), query, answer, post_json(f"{url}/chat/completions", body, key))
+    reply = post_json(f"{url}/chat/completions", body, key)
+    if as_json:
+        click.echo(json.dumps(reply, indent=2))
+        return
+    _print_vote(console(), query, answer, reply)
 
 
 @click.command()
 @click.argument("query")
 @click.option("--model", default=DEMO_MODEL, help="Model to explain.")
-@click.option("--json", "as_json", is_flag=True, help="The server's own answer.")
+@_json
 @_url
 @_key
 def explain(query: str, model: str, as_json: bool, url: str, key: str | None) -> None:
@@ -101,12 +107,14 @@ def _print_vote(to: Console, query: str, answer: str | None, reply: Mapping[str,
     to.print("\nvote", style="bold")
     total = max(its["votes"].values(), default=1)
     for text, weight in its["votes"].items():
-        to.print(f"  {text:>12}  {'█' * round(24 * weight / total)} {weight}")
-    strategies = [member["strategy"] for member in its["members"] or [its]]
-    to.print(
+        bar = ("█" * round(24 * weight / total), "green" if text == its["answer"] else "blue")
+        to.print(Text.assemble(f"  {text:>12}  ", bar, f" {weight}"))
+    members = its["members"] or [its]
+    told = (
         f"  agreement {its['agreement']:.2f}; {its['n']} asked, {its['cancelled']['candidates']} cancelled early; "
-        f"stopped: {its['stopped']}; strategy {', '.join(strategies)}; handshake {its['handshake']}"
+        f"stopped: {its['stopped']}; strategy {', '.join(member['strategy'] for member in members)}; handshake "
     )
+    to.print(Text.assemble(told, Text(", ").join(coloured(member["handshake"]) for member in members)))
     if answer is not None:
         to.print(f"  the right answer is {answer}")
 
@@ -114,9 +122,12 @@ def _print_vote(to: Console, query: str, answer: str | None, reply: Mapping[str,
 def _print_plan(to: Console, query: str, plan: Mapping[str, Any]) -> None:
     for member in plan["members"]:
         to.print(
-            f"{member['model']}: strategy {member['strategy']}, handshake {member['handshake']}, "
-            f"{member['n']} of {plan['n']} candidates",
-            style="bold",
+            Text.assemble(
+                f"{member['model']}: strategy {member['strategy']}, handshake ",
+                coloured(member["handshake"]),
+                f", {member['n']} of {plan['n']} candidates",
+                style="bold",
+            )
         )
         for message in member["messages"]:
             content = message["content"] if isinstance(message["content"], str) else json.dumps(message["content"])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +37,7 @@ def _sizes(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
         raise click.BadParameter("numbers with commas between them, such as 1,2,4,8") from None
 
 
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 _EQUIVALENCE = click.option(
     "--equivalence/--no-equivalence",
     default=True,
@@ -142,6 +144,7 @@ def _run_file(benchmark: Benchmark, out: Path, rows: Sequence[Row], options: Map
 @click.option("--min-agreement", type=click.FloatRange(0, 1, min_open=True), help="Floor of the verdict.")
 @_EQUIVALENCE
 @click.option("--picture", type=_PATH, help="SVG or PNG of accuracy against tokens (needs matplotlib).")
+@_JSON
 def replay(
     file: Path,
     sizes: tuple[int, ...],
@@ -150,6 +153,7 @@ def replay(
     min_agreement: float | None,
     equivalence: bool,
     picture: Path | None,
+    as_json: bool,
 ) -> None:
     """Vote again over a candidates FILE under other n and stop rules, and mark the smallest n that is enough."""
     from its_proxy.compared import as_sentence, compared
@@ -165,14 +169,24 @@ def replay(
     powers = tuple(2**power for power in range(n.bit_length()) if 2**power < n)
     (rows,) = compared(rows, is_off=not equivalence)
     settings = sweep(rows, sizes or (*powers, n), rules, chosen, min_agreement)
+    if picture is not None:
+        draw(settings, picture, title=f"{rows[0].model}, {len(rows)} items")
+    if as_json:
+        about = {
+            "model": rows[0].model,
+            "items": len(rows),
+            "n": n,
+            "order": order_name(chosen),
+            "answers": as_sentence(rows),
+        }
+        click.echo(json.dumps({"version": 1, **about, "settings": [asdict(each) for each in settings]}, indent=1))
+        return
     click.echo(as_markdown(settings))
     times = f"; times as recorded while {n} ran side by side" if chosen == "arrival" else ""
     click.echo(
         f"\n{len(rows)} items of {rows[0].model}, {n} candidates each, arriving {order_name(chosen)}{times}. "
         f"The first candidates of each item are taken; an interval is Wilson's, over items. {as_sentence(rows)}"
     )
-    if picture is not None:
-        draw(settings, picture, title=f"{rows[0].model}, {len(rows)} items")
 
 
 @click.command()
@@ -183,6 +197,7 @@ def replay(
 @_EQUIVALENCE
 @click.option("--junit", type=_PATH, help="JUnit XML file to write.")
 @click.option("--markdown", type=_PATH, help="Markdown file to write.")
+@_JSON
 @click.option("--allow-other-ways", is_flag=True, help="Compare although the two were asked in different ways.")
 @click.pass_context
 def gate(
@@ -194,6 +209,7 @@ def gate(
     equivalence: bool,
     junit: Path | None,
     markdown: Path | None,
+    as_json: bool,
     allow_other_ways: bool,
 ) -> None:
     """Tell whether the checkpoint of candidates file NEW is at most a margin worse than the old one.
@@ -220,6 +236,9 @@ def gate(
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         ctx.exit(INTERRUPTED)
+    if as_json:
+        click.echo(json.dumps({"version": 1, "exit_code": EXIT_CODES[verdict.decision], **asdict(verdict)}, indent=1))
+        ctx.exit(EXIT_CODES[verdict.decision])
     click.echo(sentence(verdict))
     click.echo(verdict.equality)
     if (told := advice(verdict)) is not None:

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -25,6 +27,7 @@ from its_proxy.settings import load_settings, quick_model
 
 if TYPE_CHECKING:
     from its_proxy.declare import Declaration, Declared
+    from its_proxy.describe import Difference
     from its_proxy.retrofit import Fit
 
 MAX_QUERIES_BYTES = 2**20
@@ -71,7 +74,7 @@ def init(**options: Any) -> None:
     folder = options["out"] or Path(f"{safe_name(options['model'])}.its")
     check_free(folder, force=options["force"])
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         declared, fit = _declare(options, progress)
     write_declared(folder, declared, force=options["force"])
     if fit is not None:
@@ -108,7 +111,8 @@ def show(path: Path, as_json: bool) -> None:
 @click.argument("one", type=_PATH)
 @click.argument("other", type=_PATH)
 @click.option("--query", help="Query to show rewritten by both.")
-def diff(one: Path, other: Path, query: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def diff(one: Path, other: Path, query: str | None, as_json: bool) -> None:
     """Show what two manifests differ in. Exits 0 if their pairs are equal, 1 if not, 2 for trouble."""
     from its_proxy.describe import SAMPLE_QUERY, difference
 
@@ -118,7 +122,24 @@ def diff(one: Path, other: Path, query: str | None) -> None:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None
     found = difference(first, second, query or SAMPLE_QUERY)
-    pairs = (first.pair_id[:8], second.pair_id[:8])
+    if as_json:
+        click.echo(json.dumps(_diff_document(found, first.pair_id, second.pair_id), indent=1))
+    else:
+        _print_difference(found, first.pair_id[:8], second.pair_id[:8])
+    raise SystemExit(0 if found.is_pair_equal else 1)
+
+
+def _diff_document(found: "Difference", one: str, other: str) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "is_pair_equal": found.is_pair_equal,
+        "pair_ids": [one, other],
+        "changes": [{**asdict(change), "is_pair": change.is_pair} for change in found.changes],
+        "sample": found.sample,
+    }
+
+
+def _print_difference(found: "Difference", *pairs: str) -> None:
     if found.is_pair_equal:
         click.echo(f"equal pairs ({pairs[0]}): every request is rewritten alike")
     else:
@@ -137,7 +158,6 @@ def diff(one: Path, other: Path, query: str | None) -> None:
         click.echo(click.style(f"a query is rewritten {said}", bold=True))
         for pair, text in zip(pairs, found.sample, strict=True):
             click.echo(f"  {pair}  {_clean(text, '            ')}")
-    raise SystemExit(0 if found.is_pair_equal else 1)
 
 
 @manifest.command()

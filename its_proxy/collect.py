@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,7 +96,7 @@ def _appending(out: Path) -> FileIO:
 def _progress() -> Progress:
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not sys.stderr.isatty())
 
 
 async def _ask_all(server: "_Server", waiting: Iterator[Item], keep: Callable[[Row], None], concurrency: int) -> None:

@@ -11,18 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejected
+from its_proxy.console import coloured
 from its_proxy.handshake import NO_MANIFEST, Check, Report, State, Verdict, check_listed, examine
 from its_proxy.targets import FIRST_RETRY_S, LAST_RETRY_S, Target
 
 MISMATCH, NOT_VERIFIED = 1, 3
 _ADVICE = "its-proxy manifest init --upstream URL --model NAME declares one"
-_STYLES = {
-    "verified": "green", "ok": "green", "none": "dim", "skipped": "dim",
-    "unverified": "yellow", "pending": "yellow", "unknown": "yellow", "mismatch": "bold red", "failed": "bold red",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +154,8 @@ def _target_document(diagnosis: Diagnosis) -> dict[str, Any]:
 def tables(diagnoses: Iterable[Diagnosis]) -> Iterator[Table]:
     """A table for each model at each target: what was asked, what came of it, and what to do."""
     for diagnosis in diagnoses:
-        title = _text(f"{diagnosis.model} at {diagnosis.target}: ", "bold").append(_text(diagnosis.state))
+        title = coloured(f"{diagnosis.model} at {diagnosis.target}: ", "bold").append(coloured(diagnosis.state))
         table = Table("check", "state", "evidence", "hint", title=title, title_justify="left", box=None, title_style="")
         for check in diagnosis.report.checks:
-            table.add_row(check.name, _text(check.state), _text(check.evidence), _text(check.hint))
+            table.add_row(check.name, coloured(check.state), coloured(check.evidence), coloured(check.hint))
         yield table
-
-
-def _text(words: str, style: str = "") -> Text:
-    """A state in its colour, anything else as it is; names that servers list must not steer the terminal."""
-    printable = "".join(character if character.isprintable() else "?" for character in words)
-    return Text(printable, _STYLES.get(words, style))

@@ -175,6 +175,17 @@ def _prompt_tokens(outcome: Outcome, candidates: Sequence[Candidate]) -> int:
     return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in candidates)
 
 
+def wasted_tokens(outcome: Outcome) -> int:
+    """Generated for candidates that neither voted nor replied: as counted, of cancelled ones else as estimated."""
+    cut_off = [c for c in outcome.in_state("truncated", "lost") if c is not outcome.winner]
+    told = [generated_tokens({"usage": _usage_of(c) or c.spent}) or 0 for c in cut_off]
+    cancelled = [
+        _estimate(outcome, c) if c.spent is None else _tokens(c.spent, "completion_tokens")
+        for c in outcome.in_state("cancelled")
+    ]
+    return sum(told) + sum(cancelled)
+
+
 def _cancelled(outcome: Outcome) -> Cancelled:
     cancelled = outcome.in_state("cancelled")
     counted = [_tokens(candidate.spent, "completion_tokens") for candidate in cancelled if candidate.spent is not None]

@@ -170,7 +170,7 @@ def _exception_told(logger: Any, method: str, event: structlog.typing.EventDict)
 
 def _configure(out: Any, level: str, format: Format) -> None:
     is_json = format == "json" or (format == "auto" and not _is_terminal())
-    words = structlog.dev.ConsoleRenderer(colors=_is_terminal())
+    words = structlog.dev.ConsoleRenderer(colors=_is_terminal() and not os.environ.get("NO_COLOR"))
     last: Any = structlog.processors.JSONRenderer() if is_json else words
     structlog.configure(
         processors=[

@@ -4,13 +4,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from its_proxy import __version__
 from its_proxy.admission import Admission
-from its_proxy.reply import degradations
+from its_proxy.evaluated import evaluated_agreement
+from its_proxy.reply import degradations, wasted_tokens
 from its_proxy.sampling import Outcome, generated_tokens
 from its_proxy.server.traces import Traces
 from its_proxy.targets import Target
@@ -52,6 +61,14 @@ class Metrics(Collector):
         self.candidates = Counter(
             "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry
         )
+        self.abstentions = Counter(
+            "its_proxy_abstentions", "Candidates of votes without an answer, by reason", ["model", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.saved = Counter(
+            "its_proxy_candidates_saved", "Candidates of votes that were not asked, or cancelled, by why",
+            ["model", "stopped"], registry=registry,
+        )  # fmt: skip
         self.agreement = Histogram(
             "its_proxy_vote_agreement_ratio", "Leader's share of valid candidates", ["model"],
             buckets=_SHARES, registry=registry,
@@ -66,6 +83,10 @@ class Metrics(Collector):
         self.tokens = Counter(
             "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
         )
+        self.wasted = Counter(
+            "its_proxy_wasted_tokens", "Generated tokens of candidates that were cut off, lost or cancelled",
+            ["model"], registry=registry,
+        )  # fmt: skip
         self.degraded = Counter(
             "its_proxy_strategy_degraded", "Replies that are marked as degraded", ["reason"], registry=registry
         )
@@ -80,6 +101,7 @@ class Metrics(Collector):
         self._n_dropped: Callable[[], int] = int
         self._traces: Traces | None = None
         registry.register(self)
+        ProcessCollector(registry=registry)
         self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
         self.build.labels(__version__).set(1)
 
@@ -88,15 +110,27 @@ class Metrics(Collector):
             self.candidates.labels(model, candidate.state).inc()
             told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
             self.tokens.labels(model).inc(generated_tokens(told) or 0)
+        if wasted := wasted_tokens(outcome):
+            self.wasted.labels(model).inc(wasted)
         for reason in degradations(outcome):
             self.degraded.labels(reason.partition(" ")[0]).inc()
         if outcome.plan.is_vote:
-            self.votes.labels(model, outcome.stopped).inc()
+            self._count_vote(model, outcome)
+
+    def _count_vote(self, model: str, outcome: Outcome) -> None:
+        self.votes.labels(model, outcome.stopped).inc()
+        # A vote that nobody cast a ballot in has no leader, and says nothing of how far candidates agree.
+        if outcome.vote.winner is not None:
             self.agreement.labels(model).observe(outcome.vote.agreement)
-            if outcome.vote.is_tie:
-                self.ties.labels(model).inc()
-            for verdict, n_pairs in outcome.comparisons.counts.items():
-                self.pairs.labels(model, verdict).inc(n_pairs)
+        for candidate in outcome.in_state("no_answer", "truncated"):
+            self.abstentions.labels(model, candidate.state).inc()
+        if outcome.stopped in ("decided", "no_answer"):
+            n_received = len(outcome.candidates) - len(outcome.in_state("cancelled"))
+            self.saved.labels(model, outcome.stopped).inc(outcome.plan.n - n_received)
+        if outcome.vote.is_tie:
+            self.ties.labels(model).inc()
+        for verdict, n_pairs in outcome.comparisons.counts.items():
+            self.pairs.labels(model, verdict).inc(n_pairs)
 
     def follow_log(self, n_dropped: Callable[[], int]) -> None:
         """From now on this says how many lines of the log were lost."""
@@ -113,6 +147,18 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """What the admission and the targets themselves know, for the registry."""
         yield from self._of_admission()
+        yield from self._of_targets()
+        yield CounterMetricFamily(
+            "its_proxy_log_lines_dropped", "Lines of the log that stderr did not take", value=self._n_dropped()
+        )
+        if self._traces is not None:
+            yield CounterMetricFamily(
+                "its_proxy_spans_dropped", "Spans that were not delivered", value=self._traces.n_dropped
+            )
+        if (ratio := _descriptors_in_use()) is not None:
+            yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
+
+    def _of_targets(self) -> Iterator[Metric]:
         labels = ["model", "target"]
         state = GaugeMetricFamily(
             "its_proxy_handshake_state", "1 for the current state of a target's handshake", labels=[*labels, "state"]
@@ -131,21 +177,29 @@ class Metrics(Collector):
             aborted.add_metric(place, target.n_aborted)
             for known in ("pending", "verified", "unverified", "mismatch") if target.state != "none" else ():
                 state.add_metric([*place, known], known == target.state)
-        yield from (state, in_flight, ejections, aborted)
-        yield CounterMetricFamily(
-            "its_proxy_log_lines_dropped", "Lines of the log that stderr did not take", value=self._n_dropped()
-        )
-        if self._traces is not None:
-            yield CounterMetricFamily(
-                "its_proxy_spans_dropped", "Spans that were not delivered", value=self._traces.n_dropped
-            )
-        if (ratio := _descriptors_in_use()) is not None:
-            yield GaugeMetricFamily("its_proxy_fd_used_ratio", "Open files by the most that may be open", value=ratio)
+        yield from (state, in_flight, ejections, aborted, self._evaluated())
+
+    def _evaluated(self) -> Metric:
+        """One a model: its targets serve the same checkpoint."""
+        evaluated = GaugeMetricFamily(
+            "its_proxy_evaluated_agreement_ratio", "What the agreement of votes should not fall below, by the manifest",
+            labels=["model"],
+        )  # fmt: skip
+        manifests = {target.model: target.checkpoint for target in self._targets() if target.checkpoint is not None}
+        for model, checkpoint in manifests.items():
+            if (level := evaluated_agreement(checkpoint.manifest)) is not None:
+                evaluated.add_metric([model], level)
+        return evaluated
 
     def _of_admission(self) -> Iterator[Metric]:
         admission = self._admission
         yield GaugeMetricFamily(
             "its_proxy_candidates_inflight", "Candidates in flight, of all models", admission.n_in_flight
+        )
+        yield GaugeMetricFamily(
+            "its_proxy_candidates_limit",
+            "Most candidates that may be in flight, of all models",
+            admission.limits.candidates,
         )
         yield GaugeMetricFamily("its_proxy_queued_requests", "Requests that wait for room", admission.n_waiting)
         rejected = CounterMetricFamily(

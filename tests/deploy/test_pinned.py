@@ -33,7 +33,9 @@ class Pinned:
 
 
 BESIDE_ITS_PROXY = [Pinned("eval", "inspect"), Pinned("litellm", "litellm"), Pinned("fuzz", "schemathesis")]
-EVERY = pytest.mark.parametrize("pinned", [*BESIDE_ITS_PROXY, Pinned("audit", "pip-audit")])
+EVERY = pytest.mark.parametrize(
+    "pinned", [*BESIDE_ITS_PROXY, Pinned("audit", "pip-audit"), Pinned("check", "promtool")]
+)
 
 
 def prepare(pinned: Pinned, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:

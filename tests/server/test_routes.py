@@ -136,6 +136,43 @@ class TestMetrics:
         assert 'its_proxy_generated_tokens_total{model="model"} 80.0' in lines
         assert "its_proxy_inflight_requests 1.0" in lines, "the one that asks"
 
+    async def test_a_decided_vote_tells_what_it_saved_and_who_abstained(self, checkpoint):
+        def answer(body, number):
+            if number == 0:
+                return Say("I do not know")
+            if number == 1:
+                return Say("\\boxed{", finish_reason="length")
+            return Say("\\boxed{7}", delay_s=0.0 if number < 7 else 30.0)
+
+        async with serving_script(answer, checkpoint) as (server, _):
+            await server.chat(its={"vote": "always"})
+            total = server.context.metrics.registry.get_sample_value
+            assert total("its_proxy_candidates_saved_total", {"model": "model", "stopped": "decided"}) == 1
+            for reason in ("no_answer", "truncated"):
+                assert total("its_proxy_abstentions_total", {"model": "model", "reason": reason}) == 1
+            assert total("its_proxy_wasted_tokens_total", {"model": "model"}) >= 10
+            assert total("its_proxy_vote_agreement_ratio_count", {"model": "model"}) == 1
+
+    async def test_agreement_is_of_votes_that_somebody_cast_a_ballot_in(self, checkpoint):
+        def answer(body, number):
+            return Say("hello", delay_s=0.0 if number < 2 else 30.0)
+
+        async with serving_script(answer, checkpoint) as (server, _):
+            await server.chat()
+            total = server.context.metrics.registry.get_sample_value
+            assert total("its_proxy_votes_total", {"model": "model", "stopped": "no_answer"}) == 1
+            assert total("its_proxy_candidates_saved_total", {"model": "model", "stopped": "no_answer"}) == 6
+            assert total("its_proxy_vote_agreement_ratio_count", {"model": "model"}) is None
+
+    async def test_what_votes_are_held_against_stands_beside_them(self, tmp_path):
+        measured = {"benchmark": "sums", "split": "test", "items": 9, "metric": "pass@1", "value": 0.75}
+        evaluated = write_checkpoint(tmp_path / "evaluated", manifest("random", evaluation=[measured]))
+        async with serving_script(Say("\\boxed{7}"), evaluated) as (server, _):
+            lines = (await server.get("/metrics")).raw.decode().splitlines()
+        assert 'its_proxy_evaluated_agreement_ratio{model="model"} 0.75' in lines
+        assert "its_proxy_candidates_limit 512.0" in lines
+        assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+
     async def test_what_clients_say_never_becomes_a_series(self, checkpoint):
         async with serving_script(Say("\\boxed{7}"), checkpoint) as (server, _):
             await server.chat()

@@ -1,5 +1,6 @@
 """`its-train`: the commands of the training companion. Each is loaded when it is asked for: most bring torch along."""
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +23,7 @@ COMMANDS = {
 
 
 class _Group(click.Group):
-    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error."""
+    """Every error on purpose becomes one line and exit code 1; 2 stays click's own usage error, and Ctrl-C is 130."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -44,10 +45,15 @@ class _Group(click.Group):
         except ItsError as error:
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
-            raise click.ClickException("stopped; what is finished is kept, the same command continues") from None
+            click.echo("stopped; what is finished is kept, the same command continues", err=True)
+            ctx.exit(130)
 
 
-@click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN"})
+# What click writes is plain where NO_COLOR is set; rich sees to its own.
+_COLOR = False if os.environ.get("NO_COLOR") else None
+
+
+@click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN", "color": _COLOR})
 @click.version_option(__version__, prog_name="its-train")
 def main() -> None:
     """Trains checkpoints that carry what they were trained with, for its-proxy to serve."""

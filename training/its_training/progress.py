@@ -25,7 +25,7 @@ class Stages:
     def show(self, title: str) -> Iterator[Advance]:
         started = monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-        is_shown = self.console.is_terminal
+        is_shown = self.console.file.isatty()
         with Progress(
             *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=not is_shown
         ) as progress:

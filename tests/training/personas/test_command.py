@@ -89,7 +89,7 @@ async def test_an_interrupted_run_says_one_line_and_goes_on(tmp_path: Path) -> N
                 await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, _ = await process.communicate()
-        assert process.returncode == 1
+        assert process.returncode == 130
         assert "stopped; what is finished is kept" in out.decode()
         assert "Traceback" not in out.decode()
         code, said = await run(*arguments)

@@ -130,7 +130,7 @@ def test_evaluation_rows_are_those_of_the_candidates_with_their_conditions(copy,
     run = candidates(tmp_path / "run.jsonl", ["1 + 3?", "2 + 2?"])
     measured = (read_measurement(f"sums:test={run}"),)
     manifest = record(request(copy("random"), measurements=measured)).manifest
-    assert [row.metric for row in manifest.evaluation] == ["pass@1", "maj@1"]
+    assert [row.metric for row in manifest.evaluation] == ["pass@1", "maj@1", "agreement"]
     row = manifest.evaluation[1]
     assert (row.benchmark, row.split, row.items, row.value) == ("sums", "test", 2, 1.0)
     assert row.ci95 == (0.3424, 1.0)

@@ -115,8 +115,8 @@ def test_stopped_by_ctrl_c_and_by_a_kill_it_ends_with_the_weights_of_an_unbroken
     command = ("full.yaml", "--arm", "random", "--out", tmp_path)
     stopped = start_sft(*command, cwd=work)
     _, said = signal_at(stopped, run / "checkpoint-4" / "its.json", signal.SIGINT)
-    assert stopped.returncode == 1
-    assert said == "Error: stopped; what is finished is kept, the same command continues\n"
+    assert stopped.returncode == 130
+    assert said == "stopped; what is finished is kept, the same command continues\n"
     killed = start_sft(*command, cwd=work)
     signal_at(killed, run / "checkpoint-8" / "its.json", signal.SIGKILL)
     assert killed.returncode == -signal.SIGKILL

@@ -1,6 +1,6 @@
 """Candidates files -> the evaluation rows of a manifest: each number with its interval, conditions and run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from its_proxy.candidates import Row, read_candidates
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.codesign.manifest import Evaluation
 from its_proxy.evaluate import score
+from its_proxy.statistics import Estimate, clustered_interval
 from its_training.files import file_sha256
 
 _HINT = "--evaluation BENCHMARK:SPLIT=FILE, such as gsm8k:test=candidates.jsonl"
@@ -43,7 +44,9 @@ def read_measurement(argument: str) -> Measurement:
 
 
 def evaluation_rows(measurement: Measurement, pair_id: str, seeds: Mapping[str, Any]) -> list[Evaluation]:
-    """pass@1, maj@k and greedy, as far as they were asked for. Raises ConfigError for another pair's candidates."""
+    """pass@1, maj@k, greedy and the votes' agreement, as far as they were asked for.
+
+    Raises ConfigError for another pair's candidates."""
     for row in measurement.rows:
         if row.pair_id is not None and row.pair_id != pair_id:
             raise ConfigError(
@@ -51,7 +54,13 @@ def evaluation_rows(measurement: Measurement, pair_id: str, seeds: Mapping[str, 
                 hint="each checkpoint is scored by its own candidates",
             )
     result = score(measurement.rows)
-    metrics = {"pass@1": result.pass_at_1, f"maj@{result.k}": result.majority, "greedy": result.greedy}
+    metrics = {
+        "pass@1": result.pass_at_1,
+        f"maj@{result.k}": result.majority,
+        "greedy": result.greedy,
+        # What votes are held against while they are served: its_proxy/evaluated.py.
+        "agreement": _agreement(measurement.rows),
+    }
     conditions = {
         "benchmark": measurement.benchmark,
         "split": measurement.split,
@@ -75,3 +84,10 @@ def evaluation_rows(measurement: Measurement, pair_id: str, seeds: Mapping[str, 
         for metric, estimate in metrics.items()
         if estimate is not None
     ]
+
+
+def _agreement(rows: Sequence[Row]) -> Estimate | None:
+    """Of the items that somebody answered, as a server counts it."""
+    votes = [row.vote() for row in rows]
+    agreements = [vote.agreement for vote in votes if vote.winner is not None]
+    return clustered_interval(agreements) if agreements else None

@@ -1,0 +1,53 @@
+"""The programs that `make check-deploy` has at hand, and what is rendered with them."""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEPLOY = CHECKOUT / "deploy"
+BIN = Path(os.environ.get("ITS_CHECK", "")) / "bin"
+KUBERNETES_VERSION = "1.37"
+OVERLAYS = ("single", "ensemble", "canary")
+
+
+def tool(name: str, *arguments: object, cwd: Path = DEPLOY) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / name), *map(str, arguments)]
+    # No home, so that nothing of whoever runs this is read: no kubeconfig, no repositories of helm.
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def passed(name: str, *arguments: object, cwd: Path = DEPLOY) -> str:
+    """What it wrote; the tool's own words are the failure."""
+    done = tool(name, *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@cache
+def rendered(setting: str) -> str:
+    """`kubectl apply -k` would send this."""
+    return passed("kubectl", "kustomize", f"kubernetes/overlays/{setting}")
+
+
+def objects(setting: str, *kinds: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all(rendered(setting)) if one and (not kinds or one["kind"] in kinds)]
+
+
+def pod_of(workload: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = workload["spec"]["template"]["spec"]
+    return pod
+
+
+def labels_of(workload: dict[str, Any]) -> dict[str, str]:
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return selector["matchLabels"].items() <= labels.items()
