@@ -16,10 +16,10 @@ import orjson
 
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
-from its_proxy.server.app import create_runner
+from its_proxy.server.app import App
 from its_proxy.server.build import build_context
-from its_proxy.server.connection import Connection
 from its_proxy.server.context import Context
+from its_proxy.server.http.connection import Connection
 from its_proxy.server.listener import Site
 from its_proxy.server.reload import Reloader
 from its_proxy.settings import Settings, load_settings
@@ -160,24 +160,22 @@ async def serving(
     """
     environ = environ or {}
     context = build_context(load_settings(None, environ, {"drain_s": 0.1, **settings}), environ)
-    runner = create_runner(context)
-    await runner.setup()
-    site = Site(runner, context, "127.0.0.1", 0, context.settings.max_connections or 4096)
-    await site.start()
+    site = Site(App(context), "127.0.0.1", 0, context.settings.max_connections or 4096)
+    host, port = await site.start()
     for upstream in context.catalog.upstreams:
         if isinstance(upstream, EmbeddedUpstream):
             await upstream.start()
     reloader = Reloader(context, read, lambda failure: None)
     reloader.start()
     async with aiohttp.ClientSession() as http:
-        server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", context, http, reloader.reload, site)
+        server = Server(f"http://{host}:{port}/v1", context, http, reloader.reload, site)
         try:
             if wait:
                 await server.ready()
             yield server
         finally:
             await reloader.stop()
-            await runner.cleanup()
+            await site.close()
             await context.workers.close()
             await context.catalog.close()
 

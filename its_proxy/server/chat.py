@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from aiohttp import web
 
 from its_proxy.admission import Door
 from its_proxy.codesign.errors import QuorumLost, UpstreamError
@@ -20,42 +19,30 @@ from its_proxy.route import Route
 from its_proxy.sampling import Outcome
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller
-from its_proxy.server.context import (
-    DIALECT,
-    MODEL,
-    PHASE,
-    REQUEST_ID,
-    SPAN,
-    STREAM,
-    caller_of,
-    context_of,
-    door_of,
-    front_of,
-    observer_of,
-    tenant_of,
-    traits_of,
-)
+from its_proxy.server.context import caller_of, door_of, front_of, observer_of, tenant_of, traits_of
 from its_proxy.server.dialect import ChatDialect, ResponsesDialect
+from its_proxy.server.http.request import Request
+from its_proxy.server.http.response import Response, Stream
 from its_proxy.settings import Settings
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-async def chat_completions(request: web.Request) -> web.StreamResponse:
+async def chat_completions(request: Request) -> Response | Stream:
     caller = caller_of(request)
-    request[DIALECT] = ChatDialect()
+    request.dialect = ChatDialect()
     return await _converse(request, caller, read_chat(read_body(await read_bytes(request))))
 
 
-async def responses(request: web.Request) -> web.StreamResponse:
+async def responses(request: Request) -> Response | Stream:
     """A Response is made of the chat completion that answers the same; nothing is stored."""
     caller = caller_of(request)
     body = read_body(await read_bytes(request))
-    request[DIALECT] = ResponsesDialect(body, request[REQUEST_ID])
+    request.dialect = ResponsesDialect(body, request.id)
     return await _converse(request, caller, read_chat(chat_body(body)))
 
 
-async def _converse(request: web.Request, caller: Caller, chat: ChatRequest) -> web.StreamResponse:
+async def _converse(request: Request, caller: Caller, chat: ChatRequest) -> Response | Stream:
     tenant = tenant_of(request, caller, chat.body)
     door, salt = door_of(request, caller, tenant), caller.salt(tenant)
     served, chat = await _resolve(request, chat, caller)
@@ -64,19 +51,19 @@ async def _converse(request: web.Request, caller: Caller, chat: ChatRequest) -> 
         return await _answer(request, chat, served, members, caller, door)
     except (UpstreamError, QuorumLost):
         again, _ = await _resolve(request, chat, caller)
-        if again is served or STREAM in request or any(_was_begun(member) for member in members):
+        if again is served or request.stream is not None or any(_was_begun(member) for member in members):
             raise
         # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
         members = again.members(salt)
         return await _answer(request, chat, again, members, caller, door)
 
 
-async def _resolve(request: web.Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
+async def _resolve(request: Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
     first = next((message for message in chat.messages if message["role"] == "user"), None)
     turns = user_turns([first]) if first is not None else []
     traits = traits_of(chat.body, caller, turns[0].text if turns else None)
-    served, overrides = await context_of(request).catalog.resolve(chat.model, traits)
-    request[MODEL] = served.name
+    served, overrides = await request.context.catalog.resolve(chat.model, traits)
+    request.model = served.name
     return served, _with_suffix(chat, overrides)
 
 
@@ -85,68 +72,54 @@ def _was_begun(member: Member) -> bool:
 
 
 async def _answer(
-    request: web.Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller, door: Door
-) -> web.StreamResponse:
+    request: Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller, door: Door
+) -> Response | Stream:
     def count(outcome: Outcome) -> None:
-        context_of(request).metrics.count_outcome(request[MODEL], outcome)
-        if (span := request.get(SPAN)) is not None:
+        request.context.metrics.count_outcome(request.model, outcome)
+        if (span := request.span) is not None:
             span.tell(outcome)
 
     exchange = Exchange(
         chat=chat,
         served=served,
         members=members,
-        request_id=request[REQUEST_ID],
+        request_id=request.id,
         rights=caller.rights,
         front=front_of(request, caller),
-        limits=_limits(context_of(request).settings),
+        limits=_limits(request.context.settings),
         on_outcome=count,
         door=door,
         observer=observer_of(request),
-        comparer=context_of(request).workers,
+        comparer=request.context.workers,
     )
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)
     reply = await exchange.reply()
-    return json_reply(request[DIALECT].whole(reply.body), reply.headers)
+    return json_reply(request.dialect.whole(reply.body), reply.headers)
 
 
 def _limits(settings: Settings) -> Limits:
     return Limits(settings.max_n, settings.max_request_tokens)
 
 
-async def _stream(request: web.Request, exchange: Exchange) -> web.StreamResponse:
+async def _stream(request: Request, exchange: Exchange) -> Stream:
     async with exchange.stream() as streamed:
-        response = web.StreamResponse(headers={**_STREAM_HEADERS, **streamed.headers})
-        await response.prepare(request)
-        request[STREAM], request[PHASE] = response, "streaming"
-        async with aclosing(request[DIALECT].events(streamed.chunks)) as events:
+        stream = request.begin({**_STREAM_HEADERS, **streamed.headers})
+        async with aclosing(request.dialect.events(streamed.chunks)) as events:
             async for told in events:
-                await response.write(told)
-    await response.write_eof()
-    return response
+                await stream.write(told)
+    stream.end()
+    return stream
 
 
-async def read_bytes(request: web.Request) -> bytes:
-    """The whole body, never more of it than is allowed; aiohttp's own `read` would keep it as long as the request."""
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise web.HTTPUnsupportedMediaType
-    most = context_of(request).settings.max_body_bytes
-    if (request.content_length or 0) > most:
-        raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
-    chunks: list[bytes] = []
-    n_bytes = 0
-    while chunk := await request.content.readany():
-        chunks.append(chunk)
-        n_bytes += len(chunk)
-        if n_bytes > most:
-            raise web.HTTPRequestEntityTooLarge(most, n_bytes)
-    request[PHASE] = "answering"
-    return b"".join(chunks)
+async def read_bytes(request: Request) -> bytes:
+    data = await request.read()
+    request.phase = "answering"
+    return data
 
 
-def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, headers=headers)
 
 
 def _with_suffix(chat: ChatRequest, overrides: dict[str, Any]) -> ChatRequest:

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any
 
-from aiohttp import web
-
 from its_proxy.admission import Admission, Door
 from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.exchange import Front
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
-from its_proxy.server.dialect import Dialect
+from its_proxy.server.http.request import Request
 from its_proxy.server.metrics import Metrics
-from its_proxy.server.traces import RequestSpan, Traces
+from its_proxy.server.traces import Traces
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import APPLIED_HEADER
+
+_APPLIED = APPLIED_HEADER.lower().encode()
 
 
 @dataclass(slots=True)
@@ -44,50 +44,33 @@ class Context:
         return self._has_looked and self.catalog.is_ready and not self.is_draining
 
 
-CONTEXT = web.AppKey("context", Context)
-REQUEST_ID = web.RequestKey("request_id", str)
-MODEL = web.RequestKey("model", str)
-"""The configured name that a request resolved to: what logs and metrics may say about it."""
-DIALECT = web.RequestKey("dialect", Dialect)
-SPAN = web.RequestKey("span", RequestSpan)
-PHASE = web.RequestKey("phase", str)
-"""How far a request has come when its client leaves: receiving, queued, answering or streaming."""
-STREAM = web.RequestKey("stream", web.StreamResponse)
-"""The reply, once its status has left: from then on an error can only be told as an event."""
-
-
-def context_of(request: web.Request) -> Context:
-    return request.app[CONTEXT]
-
-
-def caller_of(request: web.Request) -> Caller:
+def caller_of(request: Request) -> Caller:
     """Raises Unauthenticated."""
-    return context_of(request).doorkeeper.admit(request.headers.get("Authorization"))
+    return request.context.doorkeeper.admit(request.header(b"authorization"))
 
 
-def observer_of(request: web.Request) -> Observer:
+def observer_of(request: Request) -> Observer:
     """Who watches its calls to upstreams."""
-    span: Observer | None = request.get(SPAN)
-    return span if span is not None else NOBODY
+    return request.span if request.span is not None else NOBODY
 
 
-def tenant_of(request: web.Request, caller: Caller, body: Mapping[str, Any]) -> str | None:
+def tenant_of(request: Request, caller: Caller, body: Mapping[str, Any]) -> str | None:
     """Whom the caller speaks for: believed only of keys with the right `front`. None: itself."""
-    source = context_of(request).settings.tenant_from
+    source = request.context.settings.tenant_from
     if source == "key" or "front" not in caller.rights:
         return None
-    tenant = body.get("user") if source == "user" else request.headers.get(source.removeprefix("header:"))
+    tenant = body.get("user") if source == "user" else request.header(source.removeprefix("header:").lower().encode())
     return tenant if isinstance(tenant, str) else None
 
 
-def door_of(request: web.Request, caller: Caller, tenant: str | None) -> Door:
+def door_of(request: Request, caller: Caller, tenant: str | None) -> Door:
     """Where this request waits for room. Raises NotAdmitted where its caller sends more of them than it may."""
-    return context_of(request).admission.door(caller.salt(tenant) or caller.name, caller.limits)
+    return request.context.admission.door(caller.salt(tenant) or caller.name, caller.limits)
 
 
-def front_of(request: web.Request, caller: Caller) -> Front:
+def front_of(request: Request, caller: Caller) -> Front:
     """What a layer in front says it has done."""
-    return Front.said(request.headers.get(APPLIED_HEADER), is_trusted="front" in caller.rights)
+    return Front.said(request.header(_APPLIED), is_trusted="front" in caller.rights)
 
 
 def traits_of(body: Mapping[str, Any], caller: Caller, query: str | None) -> dict[str, str | None]:

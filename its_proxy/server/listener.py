@@ -5,14 +5,14 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
 
 import structlog
-from aiohttp import web
 
-from its_proxy.server.connection import Connection, Patience
+from its_proxy.server.app import App
 from its_proxy.server.context import Context
 from its_proxy.server.deaf import deafen
+from its_proxy.server.http.connection import Connection
+from its_proxy.server.http.patience import Patience
 from its_proxy.settings import Settings
 
 BACKLOG = 1024
@@ -29,41 +29,49 @@ LOOK_S = 0.1
 """How often it is looked then who has been answered."""
 GOODBYE_S = 5.0
 """How long a TLS connection that is closed waits for the client to close it, too."""
+CANCELLED_S = 1.0
+"""For what is cancelled in the end to end in order; what may still finish has been waited for before."""
 PAUSE_S = 0.5
 """Before accepting is tried again where the system itself has no descriptors left."""
 log = structlog.get_logger("its_proxy")
 
 
-class Site(web.BaseSite):
-    """Where a runner listens: as aiohttp's own TCPSite, with a limit of connections and with their patience."""
+class Site:
+    """Where an application listens, with a limit of connections and with their patience."""
 
-    def __init__(self, runner: web.AppRunner, context: Context, host: str, port: int, n_connections: int) -> None:
-        super().__init__(runner)
-        self.runner = runner
-        self._context, self._host, self._port, self._n_connections = context, host, port, n_connections
+    def __init__(self, app: App, host: str, port: int, n_connections: int) -> None:
+        self.app = app
+        self._context = app.context
+        self._host, self._port, self._n_connections = host, port, n_connections
         self.listener: Listener | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{'http' if self._context.tls is None else 'https'}://{self._host}:{self._port}"
 
     @property
     def connections(self) -> list[Connection]:
         """Those that are open."""
         return self.listener.connections if self.listener is not None else []
 
-    async def start(self) -> None:
-        await super().start()
+    async def start(self) -> tuple[str, int]:
+        """The first address that it has. Raises OSError."""
         sockets = await _bind(self._host, self._port, is_shared=self._context.settings.reuse_port)
         self.listener = Listener(sockets, self._context, self._connection, self._n_connections)
-        # All that a runner does with it is to close it and to read its sockets.
-        self._server = cast(asyncio.AbstractServer, self.listener)
+        host, port, *_ = sockets[0].getsockname()
+        return host, port
 
     async def stop(self, handshake_s: float = SETTLE_S) -> None:
         """Whoever has come already is let in, so that closing refuses nobody. `handshake_s`: for those with TLS."""
         if self.listener is not None:
             await self.listener.settle(handshake_s)
-        await super().stop()
+            self.listener.close()
+
+    async def close(self) -> None:
+        """At once: what is still in flight is cancelled."""
+        if self.listener is None:
+            return
+        self.listener.close()
+        if cancelled := [
+            task for connection in self.connections if (task := self.listener.end(connection)) is not None
+        ]:
+            await asyncio.wait(cancelled, timeout=CANCELLED_S)
 
     async def drained(self) -> None:
         """After `stop`: ends each connection once it has been answered; returns when none is open any more."""
@@ -82,10 +90,8 @@ class Site(web.BaseSite):
             await self.listener.emptied()
 
     def _connection(self, on_end: Callable[[Connection], None], is_spare: bool) -> Connection:
-        server = self.runner.server
-        assert server is not None
         patience = SPARE_PATIENCE if is_spare else patience_of(self._context.settings)
-        return Connection(server, patience, self._context.metrics, on_end, is_spare=is_spare)
+        return Connection(self.app, patience, self._context.metrics, on_end, is_spare=is_spare)
 
 
 def patience_of(settings: Settings) -> Patience:
@@ -200,7 +206,7 @@ class Listener:
         if is_spare:
             self._context.metrics.refused_connections.inc()
             if len(self._spare) >= SPARE:
-                self._end(next(iter(self._spare)))
+                self.end(next(iter(self._spare)))
             self._spare[connection] = None
         self._context.metrics.connections.inc()
         self._open[connection] = self._loop.create_task(self._connect(connection, accepted))
@@ -219,9 +225,10 @@ class Listener:
             if not isinstance(error, OSError | asyncio.CancelledError):
                 raise
 
-    def _end(self, connection: Connection) -> None:
+    def end(self, connection: Connection) -> asyncio.Task[None] | None:
+        """At once. What it was still at, and is cancelled now."""
         self._forget(connection)
-        connection.abort()
+        return connection.abort()
 
     def _forget(self, connection: Connection) -> None:
         self._spare.pop(connection, None)

@@ -11,11 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
 
 from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.handshake import NO_MANIFEST, PENDING, Verdict
-from its_proxy.server.app import create_runner
+from its_proxy.server.app import App
 from its_proxy.server.build import build_context
 from its_proxy.server.context import Context
 from its_proxy.server.descriptors import connections_for, raise_limit
@@ -29,6 +28,9 @@ from its_proxy.server.traces import open_traces
 from its_proxy.settings import QUICK_UPSTREAM, Settings
 from its_proxy.targets import FIRST_RETRY_S, Target
 from its_proxy.upstreams.base import Started
+
+if TYPE_CHECKING:
+    from its_proxy.server.engine import VllmEngine
 
 if TYPE_CHECKING:
     from its_proxy.server.engine import VllmEngine
@@ -77,27 +79,26 @@ async def _serve(
     reloader = Reloader(context, read, ending.end)
     _on_signals(ending.on_signal, reloader.reload)
     asyncio.get_running_loop().set_exception_handler(on_loop_exception)
-    runner = create_runner(context)
     # vLLM ends last: until then it may be needed for the answers in flight.
     async with engine or nullcontext(), watching_lag(context.metrics.lag.observe), AsyncExitStack() as stack:
         stack.push_async_callback(context.catalog.close)
         stack.push_async_callback(context.workers.close)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
+        site = _site(context)
+        stack.push_async_callback(site.close)
         stack.push_async_callback(reloader.stop)
         if context.settings.reuse_port:
             await _start(context, reloader)
             await _until_known(context, ending)
         if ending.is_wanted:
-            site = None  # before anybody could connect
+            pass  # before anybody could connect
         elif engine is None:
-            site, url = await _listen(runner, context)
+            url = await _listen(site, context)
             if not context.settings.reuse_port:
                 await _start(context, reloader)
             on_ready(url, context)
         else:
             _hold(context, f"vLLM is {engine.stage}")
-            site, url = await _listen(runner, context)
+            url = await _listen(site, context)
             await _start_engines(context)
             engine.say(f"its-proxy listens at {url}, and is not ready before vLLM is")
             work = _watch_engine(engine, context, reloader, partial(on_ready, url, context), ending.end)
@@ -106,7 +107,7 @@ async def _serve(
         _forget_the_start()
         last = await ending.wanted()
         assert last is not None
-        if site is not None:
+        if site.listener is not None:
             await leave(last, site, context)
         if last.failure is not None:
             raise last.failure
@@ -168,22 +169,25 @@ def _engine_targets(context: Context) -> list[Target]:
     return [target for target in context.catalog.targets() if target.upstream.name == QUICK_UPSTREAM]
 
 
-async def _listen(runner: web.AppRunner, context: Context) -> tuple[Site, str]:
-    """The site, and the URL that its clients use."""
+def _site(context: Context) -> Site:
     settings = context.settings
     n_upstream = sum(upstream.max_connections for upstream in settings.upstreams.values())
     n_connections = connections_for(raise_limit(), n_upstream, settings.max_connections)
-    site = Site(runner, context, settings.host, settings.port, n_connections)
+    return Site(App(context), settings.host, settings.port, n_connections)
+
+
+async def _listen(site: Site, context: Context) -> str:
+    """The URL that its clients use."""
+    settings = context.settings
     try:
-        await site.start()
+        host, port = await site.start()
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or error
         hint = "another program has the port; choose one with --port" if is_taken else "choose another --host or --port"
         raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint=hint) from None
-    host, port = runner.addresses[0][:2]
     scheme = "http" if context.tls is None else "https"
-    return site, f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
+    return f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
 
 
 async def _start_engines(context: Context) -> None:

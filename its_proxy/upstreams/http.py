@@ -25,7 +25,6 @@ from its_proxy.codesign.errors import (
     UpstreamUntrusted,
 )
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply
-from its_proxy.upstreams.over_aiohttp import AiohttpTransport
 from its_proxy.upstreams.replies import check_completion, read_cards, read_object
 from its_proxy.upstreams.retries import RetryBudget, is_tried_once, may_try_again
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
@@ -67,8 +66,7 @@ class HttpUpstream:
             self._fields["Authorization"] = f"Bearer {key}"
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        over = AiohttpTransport if urlsplit(url).scheme == "https" else WireTransport
-        self._transport: Transport = over(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
+        self._transport = _transport(url, max_connections, connect_timeout_s)
         self._budget = RetryBudget()
         self._turns = Turns()
         self._json = SharedJson()
@@ -202,6 +200,14 @@ class HttpUpstream:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
         except TransportError:
             raise UpstreamError(f"upstream {self.name} broke off in the middle of a reply") from None
+
+
+def _transport(url: str, max_connections: int, connect_timeout_s: float) -> Transport:
+    if urlsplit(url).scheme != "https":
+        return WireTransport(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
+    from its_proxy.upstreams.over_aiohttp import AiohttpTransport  # takes long, and most servers speak no TLS
+
+    return AiohttpTransport(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
 
 
 def _content_type(response: Response) -> str:

@@ -28,8 +28,7 @@ def test_the_published_description_is_that_of_the_code():
 
 async def test_every_route_is_described_and_no_other():
     async with serving_script(Say(), None) as (server, _):
-        router = server.site.runner.app.router
-        served = {(route.method.lower(), route.resource.canonical) for route in router.routes()}
+        served = {(method.lower(), path) for method, path in server.site.app.router.routes()}
     served = {(method, path) for method, path in served if method != "head"}
     described = {(method, path) for path, item in description()["paths"].items() for method in item}
     assert served == described

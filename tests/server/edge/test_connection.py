@@ -165,7 +165,7 @@ class TestAReader:
             wire.send(post({**QUESTION, "stream": True}))
             await until(lambda: server.connections)
             [connection] = server.connections
-            await until(lambda: connection.writing_paused, 20)
+            await until(lambda: connection.is_paused, 20)
             waits = [connection.transport.get_write_buffer_size()]
             for _ in range(20):
                 await asyncio.sleep(0.01)
@@ -236,7 +236,7 @@ async def test_who_half_closes_has_left(tmp_path, kind, say, fields, n_open):
                 wire.send(post({**QUESTION, **fields}))
                 await upstream.until(lambda: upstream.n_open == n_open)
                 if say is ENDLESS:
-                    await until(lambda: any(c.writing_paused for c in server.connections), 20)
+                    await until(lambda: any(c.is_paused for c in server.connections), 20)
                 elif say is not HOLDS:
                     await wire.reader.read(100)
                 wire.writer.write_eof()

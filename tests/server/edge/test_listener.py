@@ -94,7 +94,7 @@ async def test_a_crowd_beyond_the_limit_is_soon_gone(server):
 
 
 async def test_both_addresses_of_localhost_answer(server):
-    site = Site(server.site.runner, server.context, "localhost", 0, N)
+    site = Site(server.site.app, "localhost", 0, N)
     await site.start()
     assert site.listener is not None
     try:

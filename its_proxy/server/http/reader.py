@@ -1,0 +1,138 @@
+"""Reads requests out of a connection's bytes, and only what every other reader would read the same.
+
+llhttp (httptools), strict as it comes, refuses what is ambiguous about lines, lengths and chunks. It knows no limits,
+keeps what is said twice, and lets through a few versions and codings that are none of ours: that is refused here.
+"""
+
+from typing import TYPE_CHECKING
+
+import httptools
+
+from its_proxy.server.http.request import Request
+
+if TYPE_CHECKING:
+    from its_proxy.server.http.connection import Connection
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Of the request line and all headers together; also of what frames a body, beyond its share of it."""
+MAX_FIELD_BYTES = 8190
+MAX_FIELDS = 128
+MAX_FRAMING = 16
+"""Bytes of chunk sizes, extensions and trailers for each byte of a body."""
+
+
+class Unreadable(Exception):
+    """Raised inside of llhttp's callbacks, which it ends."""
+
+
+class Reader:
+    """`receiving`: the request whose body is coming. `is_over`: no request follows the last one, by its own wish."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._connection = connection
+        self.n_requests = 0
+        self.is_over = False
+        self.receiving: Request | None = None
+        self.on_message_begin()
+        self.is_in_head = False  # not yet
+
+    def feed(self, data: bytes) -> bool:
+        """Whether it could be read; after what could not, nothing is."""
+        n_before, body = self.n_requests, self.receiving
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            return self.is_over
+        if body is not None:
+            return self.receiving is not body or self._is_worth_its_framing(body, len(data))
+        if self.is_in_head and self.n_requests == n_before:
+            self._n_head_bytes += len(data)
+        return self._n_head_bytes <= MAX_HEAD_BYTES
+
+    def close(self) -> None:
+        """Parts it from llhttp and the connection, which know it: only the collector would break such circles."""
+        del self._parser, self._connection, self.receiving
+
+    def _ignore_upgrade(self, rest: bytes) -> bool:
+        """No other protocol is spoken here, so that the request is one as any other. llhttp would not read its body:
+        another one is told the length and reads on."""
+        assert self.receiving is not None
+        self._parser = httptools.HttpRequestParser(self)
+        return self.feed(b"POST / HTTP/1.1\r\n" + self.receiving.framing() + b"\r\n" + rest)
+
+    def _is_worth_its_framing(self, body: Request, n_bytes: int) -> bool:
+        self._n_body_bytes += n_bytes
+        return self._n_body_bytes <= MAX_HEAD_BYTES + MAX_FRAMING * body.n_bytes
+
+    # -- llhttp's callbacks --------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.is_over:
+            raise Unreadable
+        self.is_in_head = True
+        self._target = b""
+        self._fields: dict[bytes, bytes] = {}
+        self._repeated: set[bytes] = set()
+        self._n_fields = self._n_field_bytes = self._n_head_bytes = self._n_body_bytes = 0
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+        if len(self._target) > MAX_FIELD_BYTES:
+            raise Unreadable
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.receiving is not None:
+            return  # a trailer: nothing that is decided by it
+        n_bytes = len(name) + len(value)
+        self._n_fields += 1
+        self._n_field_bytes += n_bytes
+        if n_bytes > MAX_FIELD_BYTES or self._n_fields > MAX_FIELDS or self._n_field_bytes > MAX_HEAD_BYTES:
+            raise Unreadable
+        name = name.lower()
+        if name in self._fields:
+            self._repeated.add(name)
+        else:
+            self._fields[name] = value
+
+    def on_headers_complete(self) -> None:
+        self.is_in_head = False
+        self._n_head_bytes = 0
+        if self.receiving is not None:
+            return  # told again, see _ignore_upgrade
+        version = self._parser.get_http_version()
+        coding = self._fields.get(b"transfer-encoding")
+        # An old client that chunks has a front that misunderstands one of the two.
+        if version != "1.1" and (version != "1.0" or coding is not None):
+            raise Unreadable
+        if coding is not None and coding.rstrip(b" \t").lower() != b"chunked":
+            raise Unreadable
+        method = self._parser.get_method().decode()
+        if method == "CONNECT":
+            raise Unreadable
+        self.n_requests += 1
+        request = Request(
+            self._connection,
+            method,
+            self._target.decode("latin-1"),
+            version,
+            self._fields,
+            self._repeated,
+            is_kept=self._parser.should_keep_alive(),
+        )
+        if not self._connection.take(request):
+            self.is_over = True  # what is here already is answered, and the last answer says that it is the last
+            raise Unreadable
+        self.receiving = request
+
+    def on_body(self, chunk: bytes) -> None:
+        if self.receiving is not None:
+            self.receiving.feed(chunk)
+
+    def on_message_complete(self) -> None:
+        if self.receiving is not None and not self._parser.should_upgrade():
+            self.is_over = not self.receiving.is_kept
+            self.receiving.end()
+            self.receiving = None

@@ -1,0 +1,142 @@
+"""One request: its head, its body once that has come, and what becomes known of it while it is answered."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from its_proxy.server.http.response import Stream, head
+
+if TYPE_CHECKING:
+    from its_proxy.server.context import Context
+    from its_proxy.server.dialect import Dialect
+    from its_proxy.server.http.connection import Connection
+    from its_proxy.server.traces import RequestSpan
+
+
+class Refused(Exception):
+    """An error that is HTTP's own, by its status. `allow`: the methods that a route has instead."""
+
+    def __init__(self, status: int, allow: str | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.allow = allow
+
+
+class Request:
+    """`target`: as the client wrote it; `path`: without its query; `tail`: the name at the end of a route's path.
+
+    The server's own notes: `id`; `model`, the configured name that it resolved to, which logs and metrics may say;
+    `phase`, how far it is when its client leaves: receiving, queued, answering or streaming; `stream`, the reply whose
+    status has left, from when on an error can only be told as an event.
+    """
+
+    __slots__ = (
+        "_chunks", "_failure", "_fields", "_is_told_to_go_on", "_most_bytes", "_repeated", "_waiter", "connection",
+        "context", "dialect", "id", "is_kept", "is_whole", "method", "model", "n_bytes", "path", "phase", "route",
+        "span", "stream", "tail", "target", "version",
+    )  # fmt: skip
+
+    context: "Context"
+    dialect: "Dialect"
+
+    def __init__(
+        self,
+        connection: "Connection",
+        method: str,
+        target: str,
+        version: str,
+        fields: dict[bytes, bytes],
+        repeated: set[bytes],
+        *,
+        is_kept: bool,
+    ) -> None:
+        self.connection = connection
+        self.method = method
+        self.target = target
+        self.path = target.partition("?")[0]
+        self.version = version
+        self.is_kept = is_kept
+        self.n_bytes = 0
+        self.is_whole = False
+        self._fields = fields
+        self._repeated = repeated
+        self._most_bytes = connection.app.max_body_bytes
+        self._chunks: list[bytes] = []
+        self._failure = 413 if int(fields.get(b"content-length", 0)) > self._most_bytes else 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_told_to_go_on = False
+        self.id = ""
+        self.route = "none"
+        self.tail = ""
+        self.model = "other"
+        self.phase = "receiving"
+        self.span: RequestSpan | None = None
+        self.stream: Stream | None = None
+
+    # -- what handlers ask ---------------------------------------------------------------------------------------------
+
+    def header(self, name: bytes) -> str | None:
+        """By its name in lower case; of a repeated field the first."""
+        value = self._fields.get(name)
+        return None if value is None else value.decode("utf-8", "surrogateescape").rstrip(" \t")
+
+    @property
+    def has_repeated(self) -> bool:
+        return bool(self._repeated)
+
+    def is_repeated(self, name: bytes) -> bool:
+        return name in self._repeated
+
+    async def read(self) -> bytes:
+        """The whole body, which is not kept. Raises Refused: 400, 408, 413 or 415."""
+        if self._fields.get(b"content-encoding", b"identity") != b"identity":
+            raise Refused(415)
+        while not (self.is_whole or self._failure):
+            if b"expect" in self._fields and not self._is_told_to_go_on:
+                self._is_told_to_go_on = True
+                self.connection.tell_to_go_on()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._failure:
+            raise Refused(self._failure)
+        chunks, self._chunks = self._chunks, []
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def begin(self, fields: Mapping[str, str]) -> Stream:
+        """Sends a stream's head. Raises ConnectionResetError."""
+        self.phase = "streaming"
+        is_chunked = self.version != "1.0"
+        is_last = self.connection.is_last(self) or not is_chunked
+        framing = "Transfer-Encoding: chunked\r\n" if is_chunked else ""
+        self.connection.write(head(200, self.id, fields, framing + ("Connection: close\r\n" if is_last else "")))
+        self.stream = Stream(self.connection, is_chunked=is_chunked, is_last=is_last)
+        return self.stream
+
+    # -- what its connection asks and tells ----------------------------------------------------------------------------
+
+    def framing(self) -> bytes:
+        """The header lines that say where the body ends."""
+        names = (b"content-length", b"transfer-encoding")
+        return b"".join(b"%b: %b\r\n" % (name, self._fields[name]) for name in names if name in self._fields)
+
+    def feed(self, chunk: bytes) -> None:
+        """A piece of the body, up to what may be kept of it."""
+        self.n_bytes += len(chunk)
+        if self.n_bytes > self._most_bytes:
+            self.fail(413)
+        elif not self._failure:
+            self._chunks.append(chunk)
+
+    def end(self) -> None:
+        self.is_whole = True
+        self._wake()
+
+    def fail(self, status: int) -> None:
+        """For whoever reads the body; nobody waits for the rest."""
+        self._failure = self._failure or status
+        self._chunks.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
