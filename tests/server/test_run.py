@@ -211,7 +211,7 @@ async def test_the_log_holds_no_prompt_no_answer_and_no_key(tmp_path):
             await send_raw(server.url, b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\ncanary-prompt")
             ended = await server.end(signal.SIGTERM)
     events = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
-    assert [event["code"] for event in events if event["event"] == "request"] == [200, 404, 401, 401]
+    assert [event["code"] for event in events if event["event"] == "request"] == [200, 404, 401, 401, 400]
     assert "canary" not in ended.err
 
 

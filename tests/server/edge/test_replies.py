@@ -57,7 +57,7 @@ class TestRequestsSentAhead:
         ):
             wire.send(post(QUESTION) + post({**QUESTION, "user": "u" * 10 * MAX_AHEAD_BYTES}))
             await until(lambda: server.connections and server.connections[0].is_reading_paused)
-            assert len(upstream.bodies) == 1
+            await upstream.until(lambda: upstream.n_open == 1)
 
     async def test_are_all_answered_when_they_are_long(self):
         async with serving_script(Say("one", delay_s=0.1), None) as (server, _), connected(server.url) as wire:
