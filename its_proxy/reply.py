@@ -24,7 +24,7 @@ def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_ca
         "model": outcome.plan.model,
         "choices": _choices(outcome),
         "usage": _usage(outcome),
-        "its": report(outcome, with_candidates=with_candidates).model_dump(mode="json"),
+        "its": report(outcome, with_candidates=with_candidates),
     }
 
 
@@ -34,6 +34,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
     is_ensemble = len(members) > 1
     alone = members[0]
     return ItsReply(
+        version=1,
         strategy=None if is_ensemble else alone.strategy,
         pair_id=None if is_ensemble else _pair_id(alone),
         handshake=None if is_ensemble else alone.member.handshake.state,
@@ -221,11 +222,14 @@ def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
     if not outcome.plan.is_vote:
         return None
     if comparisons.by_form_because is not None:
-        return EquivalenceReport(by="form", reason=comparisons.by_form_because)
+        return EquivalenceReport(
+            by="form", reason=comparisons.by_form_because, pairs=0, equal=0, different=0, undecided={}
+        )
     counts = comparisons.counts
     undecided: dict[str, int] = {verdict: n for verdict, n in counts.items() if verdict not in ("equal", "different")}
     return EquivalenceReport(
         by="workers",
+        reason=None,
         pairs=sum(counts.values()),
         equal=counts.get("equal", 0),
         different=counts.get("different", 0),

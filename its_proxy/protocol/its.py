@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from its_proxy.codesign.errors import RequestError
 from its_proxy.voting.answers import AnswerKind
@@ -39,7 +39,10 @@ class ItsRequest(BaseModel):
     stream: Literal["winner", "leader"] = "winner"
 
 
-class Cancelled(BaseModel):
+NOTHING_ASKED = ItsRequest()
+
+
+class Cancelled(TypedDict):
     """Candidates that an early decision made needless.
 
     What closed calls had generated can only be estimated, unless they were streamed and counted
@@ -49,10 +52,10 @@ class Cancelled(BaseModel):
     candidates: int
     prompt_tokens: int
     completion_tokens_estimated: int
-    completion_tokens: int | None = None
+    completion_tokens: int | None
 
 
-class MemberReport(BaseModel):
+class MemberReport(TypedDict):
     """One member of an ensemble, asked through its own manifest."""
 
     model: str
@@ -64,7 +67,7 @@ class MemberReport(BaseModel):
     lost: int
 
 
-class CandidateReport(BaseModel):
+class CandidateReport(TypedDict):
     """One candidate, on request (`its: {"candidates": true}`).
 
     Seconds count from the start of the query; `first_token_s` is told of a streamed candidate (`usage_policy: exact`),
@@ -81,12 +84,12 @@ class CandidateReport(BaseModel):
     answer_kind: str
     finish_reason: str | None
     completion_tokens: int | None
-    started_s: float | None = None
-    first_token_s: float | None = None
-    finished_s: float | None = None
+    started_s: float | None
+    first_token_s: float | None
+    finished_s: float | None
 
 
-class ItsProgress(BaseModel):
+class ItsProgress(TypedDict):
     """The vote so far: on request (`its: {"candidates": true}`) a voted stream tells it with every candidate that
     arrives, as `its.progress` of a chunk whose delta is empty.
 
@@ -100,7 +103,7 @@ class ItsProgress(BaseModel):
     candidate: CandidateReport
 
 
-class EquivalenceReport(BaseModel):
+class EquivalenceReport(TypedDict):
     """How answers that are written differently were compared.
 
     By `form`, for the `reason` given: each normal form is an answer of its own. By `workers`: of so many `pairs` of
@@ -110,14 +113,14 @@ class EquivalenceReport(BaseModel):
     """
 
     by: Literal["workers", "form"]
-    reason: str | None = None
-    pairs: int = 0
-    equal: int = 0
-    different: int = 0
-    undecided: dict[str, int] = {}
+    reason: str | None
+    pairs: int
+    equal: int
+    different: int
+    undecided: dict[str, int]
 
 
-class ItsReply(BaseModel):
+class ItsReply(TypedDict):
     """What happened: how the query was asked, who voted what, and what was spent.
 
     `n_requested` is what n would have been with more room on this server; null where it was not reduced.
@@ -126,13 +129,13 @@ class ItsReply(BaseModel):
     `equivalence` is null without a vote, too.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1]
     strategy: str | None
     pair_id: str | None
     handshake: str | None
     target: str | None
     n: int
-    n_requested: int | None = None
+    n_requested: int | None
     n_started: int
     answer: str | None
     answer_kind: str
@@ -147,18 +150,18 @@ class ItsReply(BaseModel):
     seed: int
     sampling: dict[str, Any]
     cancelled: Cancelled
-    equivalence: EquivalenceReport | None = None
+    equivalence: EquivalenceReport | None
     usage_winner: dict[str, Any] | None
-    forced: bool = False
-    degraded: str | None = None
-    members: list[MemberReport] | None = None
-    candidates: list[CandidateReport] | None = None
+    forced: bool
+    degraded: str | None
+    members: list[MemberReport] | None
+    candidates: list[CandidateReport] | None
 
 
 def read_its(value: Any) -> ItsRequest:
     """Reads the body's `its`; raises RequestError naming the key."""
     if value is None:
-        return ItsRequest()
+        return NOTHING_ASKED
     try:
         return ItsRequest.model_validate(value)
     except ValidationError as error:
@@ -171,9 +174,19 @@ def read_its(value: Any) -> ItsRequest:
 
 def json_schema() -> dict[str, Any]:
     """What may be asked and what is told, as JSON Schema: `docs/its.schema.json`, and a test keeps the two equal."""
-    _, schema = models_json_schema(
-        [(ItsRequest, "validation"), (ItsReply, "serialization"), (ItsProgress, "serialization")],
-        title="its",
-        description="The `its` object of a request and of a reply, version 1",
+    description = "The `its` object of a request and of a reply, version 1"
+    return {"$defs": definitions("#/$defs/{model}"), "title": "its", "description": description}
+
+
+def definitions(ref_template: str) -> dict[str, Any]:
+    """The schemas of ItsRequest, ItsReply and what they hold, by name; `ref_template` as in pydantic."""
+    _, schema = TypeAdapter.json_schemas(
+        [
+            ("ItsRequest", "validation", TypeAdapter(ItsRequest)),
+            ("ItsReply", "serialization", TypeAdapter(ItsReply)),
+            ("ItsProgress", "serialization", TypeAdapter(ItsProgress)),
+        ],
+        ref_template=ref_template,
     )
-    return schema
+    defined: dict[str, Any] = schema["$defs"]
+    return defined

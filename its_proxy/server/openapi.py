@@ -6,11 +6,9 @@ and what else a reply holds is the upstream's, so both stay open to more fields.
 
 from typing import Any, TypeAlias
 
-from pydantic.json_schema import models_json_schema
-
 from its_proxy import __version__
 from its_proxy.protocol.chat import DENIED
-from its_proxy.protocol.its import ItsProgress, ItsReply, ItsRequest
+from its_proxy.protocol.its import definitions
 from its_proxy.protocol.limits import MAX_FIELDS, MAX_PARTS, MOST_ENTRIES
 
 Json: TypeAlias = dict[str, Any]
@@ -154,11 +152,8 @@ def _reply(text: str, content: Json, headers: Any = ()) -> Json:
 
 
 def _schemas() -> Json:
-    _, its = models_json_schema(
-        [(ItsRequest, "validation"), (ItsReply, "serialization"), (ItsProgress, "serialization")], ref_template=_REFS
-    )
     return {
-        **its["$defs"],
+        **definitions(_REFS),
         "ModelName": {**_TEXT, "minLength": 1, "description": "As `/v1/models` lists it, or with a suffix: `:its-8`."},
         "ChatRequest": _chat_request(),
         "Message": _message(),

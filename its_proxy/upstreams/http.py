@@ -30,10 +30,11 @@ from its_proxy.upstreams.retries import RetryBudget, is_tried_once, may_try_agai
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
-from its_proxy.upstreams.written import Pieces, SharedJson
+from its_proxy.upstreams.written import Pieces, over, pieces_of
 
 MAX_REPLY_BYTES = 8 * 2**20
 _JSON = "application/json"
+_STREAM = {"stream": True}
 _Result = TypeVar("_Result")
 
 
@@ -61,15 +62,14 @@ class HttpUpstream:
         self.poll_s = poll_s
         self.identity = identity
         self._base = urlsplit(url).path.rstrip("/")
-        self._fields = {"Accept-Encoding": "identity", "User-Agent": f"its-proxy/{__version__}"}
+        fields = {"Accept-Encoding": "identity", "User-Agent": f"its-proxy/{__version__}"}
         if key:
-            self._fields["Authorization"] = f"Bearer {key}"
+            fields["Authorization"] = f"Bearer {key}"
         self._first_byte_timeout_s = first_byte_timeout_s
         self._idle_timeout_s = idle_timeout_s
-        self._transport = _transport(url, max_connections, connect_timeout_s)
+        self._transport = _transport(url, fields, max_connections, connect_timeout_s)
         self._budget = RetryBudget()
         self._turns = Turns()
-        self._json = SharedJson()
         self._cache_salt = cache_salt
         self._is_vllm = False
 
@@ -79,13 +79,14 @@ class HttpUpstream:
         return self._is_vllm if self._cache_salt is None else self._cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with self._json.written(body) as data:
-            return await self._twice(lambda: self._complete_once(data, request_id))
+        data = pieces_of(body)
+        return await self._twice(lambda: self._complete_once(data, request_id))
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        with self._json.written({**body, "stream": True}) as data:
-            response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
+        data = pieces_of(over(body, _STREAM))
+        response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
+        del data  # however long the stream lasts
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -125,8 +126,10 @@ class HttpUpstream:
 
     async def _complete_once(self, data: Pieces, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)
-        with closing(response):
+        try:
             return check_completion(read_object(await self._read(response)))
+        finally:
+            response.close()
 
     async def _open(
         self,
@@ -137,7 +140,7 @@ class HttpUpstream:
         request_id: str | None,
     ) -> Response:
         """Sends, and waits for the status; raises anything but a plain 200."""
-        fields = {**self._fields, "Content-Type": content_type} if content_type else dict(self._fields)
+        fields = {"Content-Type": content_type} if content_type else {}
         if request_id is not None:
             fields["X-Request-Id"] = request_id
         if (pair_id := APPLIED.get()) is not None:
@@ -145,8 +148,9 @@ class HttpUpstream:
         if (traceparent := TRACEPARENT.get()) is not None:
             fields["traceparent"] = traceparent
         try:
-            async with asyncio.timeout(self._first_byte_timeout_s):
-                response = await self._transport.open(method, self._route(path), fields, data)
+            response = await self._transport.open(
+                method, self._route(path), fields, data, self._first_byte_timeout_s
+            )
         except Untrusted:
             raise UpstreamUntrusted(
                 f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"
@@ -172,15 +176,21 @@ class HttpUpstream:
 
     async def _read(self, response: Response) -> bytes:
         """The whole body, bounded in size and in silence."""
-        body = bytearray()
+        body = await self._next_chunk(response, self._idle_timeout_s)
+        # Mostly that is all of it. What is longer waits for its turn while it grows.
+        more = await self._next_chunk(response, self._idle_timeout_s) if body else b""
+        return await self._read_on(response, bytearray(body + more)) if more else body
+
+    async def _read_on(self, response: Response, body: bytearray) -> bytes:
         try:
             async with self._turns.one() as turn:
-                while chunk := await self._next_chunk(response, self._idle_timeout_s):
-                    body += chunk
+                while True:
                     if len(body) > MAX_REPLY_BYTES:
                         raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
                     await turn.grown_to(len(body))
-            return bytes(body)
+                    if not (chunk := await self._next_chunk(response, self._idle_timeout_s)):
+                        return bytes(body)
+                    body += chunk
         finally:
             body.clear()  # where this fails, the error may live on for long, and this frame with it
 
@@ -194,20 +204,19 @@ class HttpUpstream:
     async def _next_chunk(self, response: Response, timeout_s: float) -> bytes:
         """Whatever has come, or nothing at the end."""
         try:
-            async with asyncio.timeout(timeout_s):
-                return await response.chunk()
+            return await response.chunk(timeout_s)
         except TimeoutError:
             raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
         except TransportError:
             raise UpstreamError(f"upstream {self.name} broke off in the middle of a reply") from None
 
 
-def _transport(url: str, max_connections: int, connect_timeout_s: float) -> Transport:
+def _transport(url: str, fields: dict[str, str], max_connections: int, connect_timeout_s: float) -> Transport:
     if urlsplit(url).scheme != "https":
-        return WireTransport(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
-    from its_proxy.upstreams.over_aiohttp import AiohttpTransport  # takes long, and most servers speak no TLS
+        return WireTransport(url, fields, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
+    from its_proxy.upstreams.over_aiohttp import AiohttpTransport  # takes long to import, and much memory
 
-    return AiohttpTransport(url, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
+    return AiohttpTransport(url, fields, max_connections=max_connections, connect_timeout_s=connect_timeout_s)
 
 
 def _content_type(response: Response) -> str:

@@ -1,5 +1,6 @@
 """The transport by aiohttp, for servers behind TLS."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
@@ -21,30 +22,36 @@ from its_proxy.upstreams.written import Pieces
 class AiohttpTransport:
     """One server's; its session is opened on first use, inside the running loop."""
 
-    def __init__(self, url: str, *, max_connections: int, connect_timeout_s: float) -> None:
+    def __init__(
+        self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float
+    ) -> None:
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._fields = fields
         self._max_connections = max_connections
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces) -> Response:
-        n_bytes = sum(map(len, data))
+    async def open(
+        self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
+    ) -> Response:
+        n_bytes, fields = sum(map(len, data)), {**self._fields, **fields}
         body: bytes | AsyncIterator[bytes] | None
         if n_bytes > SENT_AS_ONE_BYTES:
             body, fields = _one_by_one(data), {**fields, "Content-Length": str(n_bytes)}
         else:
             body = b"".join(data) or None
-        try:
-            response = await self._opened().request(
-                method, self._origin + path, data=body, headers=fields, allow_redirects=False
-            )
-        except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
-            raise Untrusted from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            raise Unreachable from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransportError(type(error).__name__) from None
+        async with asyncio.timeout(within_s):  # around the `try`: a TimeoutError is an OSError, too
+            try:
+                response = await self._opened().request(
+                    method, self._origin + path, data=body, headers=fields, allow_redirects=False
+                )
+            except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
+                raise Untrusted from None
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                raise Unreachable from None
+            except (aiohttp.ClientError, OSError) as error:
+                raise TransportError(type(error).__name__) from None
         return _AiohttpResponse(response)
 
     async def close(self) -> None:
@@ -80,11 +87,12 @@ class _AiohttpResponse:
         self.fields = {name.lower(): value for name, value in response.headers.items()}
         self._response = response
 
-    async def chunk(self) -> bytes:
-        try:
-            return await self._response.content.read(READ_AHEAD_BYTES)
-        except (aiohttp.ClientError, OSError) as error:
-            raise TransportError(type(error).__name__) from None
+    async def chunk(self, within_s: float) -> bytes:
+        async with asyncio.timeout(within_s):
+            try:
+                return await self._response.content.read(READ_AHEAD_BYTES)
+            except (aiohttp.ClientError, OSError) as error:
+                raise TransportError(type(error).__name__) from None
 
     def close(self) -> None:
         if self._response.content.is_eof():

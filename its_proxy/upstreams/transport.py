@@ -1,7 +1,7 @@
 """How bytes reach an HTTP server and come back, whichever client carries them.
 
 A transport follows no redirect, keeps no cookie, inflates nothing, and heeds nothing of this process's environment. It
-raises the three errors below and no others; time limits but the connection's own are the caller's.
+raises the three errors below and TimeoutError, and no others.
 """
 
 from collections.abc import Mapping
@@ -42,19 +42,22 @@ class Response(Protocol):
         """The header, by lower-case name; of a repeated field the last."""
         ...
 
-    async def chunk(self) -> bytes:
-        """Whatever of the body has come; nothing at its end."""
+    async def chunk(self, within_s: float) -> bytes:
+        """Whatever of the body has come; nothing at its end. Raises TimeoutError where nothing comes in time."""
         ...
 
     def close(self) -> None: ...
 
 
 class Transport(Protocol):
-    """One server's."""
+    """One server's. Some header fields go along with every request."""
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces) -> Response:
-        """Sends a whole request, `path` from the root; cancelling it closes its connection. `data` is not copied where
-        it is large: others may be sending the same."""
+    async def open(
+        self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
+    ) -> Response:
+        """Sends a whole request, `path` from the root, with `fields` of its own, and waits for the reply's head;
+        cancelling it closes its connection. `data` is not copied where it is large: others may be sending the same.
+        """
         ...
 
     async def close(self) -> None: ...

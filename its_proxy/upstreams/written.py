@@ -1,62 +1,70 @@
-"""A request's JSON in pieces, of which the large ones are written once for all calls that share them.
+"""A request's JSON, of which what its candidates share is written once.
 
-Sixteen candidates of a megabyte differ in their seeds: each is a few bytes of its own around the same megabyte.
+    shared = Shared({"messages": [...], "temperature": 0.8})
+    body = SharedBody(shared, {"model": "m", "seed": 7})      # a Mapping like any other body
+    over(body, {"seed": 8})                                   # another candidate's
+    pieces_of(body)                                           # [b'{"model":"m","seed":7,', b'"messages":...}']
+
+Sixteen candidates of a megabyte differ in their seeds: each is a few bytes of its own before the same megabyte.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 Pieces = list[bytes]
-SHARED_CHARS = 1024
 
 
-@dataclass(slots=True)
-class _Shared:
-    value: Any
-    """Kept, so that no other value can come to its id."""
-    text: bytes
-    n_users: int = 0
+class Shared:
+    """Fields that several bodies have in common. Nobody changes them any more."""
+
+    __slots__ = ("_text", "fields")
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = fields
+        self._text: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """Their JSON without the brace that opens it."""
+        if self._text is None:
+            self._text = orjson.dumps(self.fields)[1:]
+        return self._text
 
 
-class SharedJson:
-    """Of one upstream. What calls share is known by being the same object."""
+class SharedBody(Mapping[str, Any]):
+    """`own` fields before `shared` ones; no name is in both."""
 
-    def __init__(self) -> None:
-        self._shared: dict[int, _Shared] = {}
+    __slots__ = ("own", "shared")
 
-    @contextmanager
-    def written(self, body: Mapping[str, Any]) -> Iterator[Pieces]:
-        """The pieces of one object; its large values are kept for others until the block is left."""
-        own = {key: value for key, value in body.items() if not _is_large(value)}
-        large = {key: value for key, value in body.items() if key not in own}
-        pieces = [orjson.dumps(own)[:-1]]
-        held = []
-        try:
-            for key, value in large.items():
-                held.append(self._hold(value))
-                pieces += [b"," if own or len(held) > 1 else b"", orjson.dumps(key) + b":", held[-1].text]
-            yield [*pieces, b"}"]
-        finally:
-            for shared in held:
-                self._release(shared)
+    def __init__(self, shared: Shared, own: dict[str, Any]) -> None:
+        self.shared = shared
+        self.own = own
 
-    def _hold(self, value: Any) -> _Shared:
-        shared = self._shared.get(id(value))
-        if shared is None:
-            shared = self._shared[id(value)] = _Shared(value, orjson.dumps(value))
-        shared.n_users += 1
-        return shared
+    def __getitem__(self, name: str) -> Any:
+        return self.own[name] if name in self.own else self.shared.fields[name]
 
-    def _release(self, shared: _Shared) -> None:
-        shared.n_users -= 1
-        if shared.n_users == 0:
-            del self._shared[id(shared.value)]
+    def __iter__(self) -> Iterator[str]:
+        yield from self.own
+        yield from self.shared.fields
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self.shared.fields)
 
 
-def _is_large(value: Any) -> bool:
-    """Lists and objects of any size: theirs is not known before they are written."""
-    return isinstance(value, list | dict) or (isinstance(value, str) and len(value) > SHARED_CHARS)
+def over(body: Mapping[str, Any], fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body with `fields` in the place of its own."""
+    if type(body) is SharedBody and body.shared.fields.keys().isdisjoint(fields):
+        return SharedBody(body.shared, {**body.own, **fields})
+    return {**body, **fields}
+
+
+def pieces_of(body: Mapping[str, Any]) -> Pieces:
+    """Together they are the body's JSON."""
+    if type(body) is not SharedBody:
+        return [orjson.dumps(body if type(body) is dict else dict(body))]
+    own = orjson.dumps(body.own)
+    if len(own) == 2:
+        return [b"{", body.shared.text]
+    return [own[:-1] + b"," if body.shared.fields else own[:-1], body.shared.text]

@@ -133,8 +133,8 @@ async def _exchange(pieces: list[bytes]) -> tuple[int, dict[str, str], bytes, st
     assert not connection.is_open or not connection.is_reusable
     head, body = Head(0, {}), b""
     try:
-        head = await connection.head()
-        while chunk := await connection.chunk():
+        head = await connection.head(1.0)
+        while chunk := await connection.chunk(1.0):
             body += chunk
     except TransportError as error:
         return head.status, head.fields, body, str(error)

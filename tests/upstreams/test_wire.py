@@ -80,7 +80,7 @@ async def peer(*answers: bytes | None, endless: bytes = b""):
 
 @asynccontextmanager
 async def transport_to(url: str, max_connections: int = 100):
-    transport = WireTransport(url, max_connections=max_connections, connect_timeout_s=5)
+    transport = WireTransport(url, {}, max_connections=max_connections, connect_timeout_s=5)
     try:
         yield transport
     finally:
@@ -88,10 +88,10 @@ async def transport_to(url: str, max_connections: int = 100):
 
 
 async def ask(transport: WireTransport, data: bytes = b"{}", **fields: str) -> tuple[int, bytes]:
-    response = await transport.open("POST", "/v1/x", fields, [data])
+    response = await transport.open("POST", "/v1/x", fields, [data], 5)
     try:
         body = b""
-        while chunk := await response.chunk():
+        while chunk := await response.chunk(5):
             body += chunk
         return response.status, body
     finally:
@@ -231,15 +231,15 @@ async def test_a_body_that_nobody_reads_makes_the_server_wait():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     async with peer(head, endless=piece) as server, transport_to(server.url) as transport:
-        response = await transport.open("POST", "/v1/x", {}, [b"{}"])
+        response = await transport.open("POST", "/v1/x", {}, [b"{}"], 5)
         await asyncio.sleep(0.2)
         held = server.n_written
         await asyncio.sleep(0.2)
         assert server.n_written == held  # the socket's buffers are full, and ours are not growing
-        assert len(await response.chunk()) < READ_AHEAD_BYTES + 300_000
+        assert len(await response.chunk(5)) < READ_AHEAD_BYTES + 300_000
         async with asyncio.timeout(5):
             while server.n_written == held:  # reading goes on
-                await response.chunk()
+                await response.chunk(5)
         response.close()
 
 
@@ -250,7 +250,7 @@ async def test_leaving_a_call_closes_its_connection():
         await until(lambda: server.requests)
         call.cancel()
         await until(lambda: server.n_closed == 1)
-        response = await transport.open("POST", "/v1/x", {}, [b"{}"])
+        response = await transport.open("POST", "/v1/x", {}, [b"{}"], 5)
         response.close()  # before its end
         await until(lambda: server.n_closed == 2)
 
