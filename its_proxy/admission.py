@@ -17,8 +17,8 @@ Everything here belongs to one event loop and never waits under a lock: slots ar
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol, TypeAlias, get_args
@@ -111,6 +111,8 @@ class Admission:
     ) -> "_Place":
         """Waits for it; whoever cancels the wait frees the place in the queue."""
         tenant = self._tenant(name, limits)
+        if (place := self._at_once(tenant, needs[0], begins_with)) is not None:
+            return place
         waiting = Waiting(tuple(needs), begins_with)
         if not self._requests:
             self._pace.begin()
@@ -126,6 +128,16 @@ class Admission:
         self.n_reduced += waiting.choice > 0
         return _Place(self, tenant, waiting.choice, waiting.n_granted)
 
+    def _at_once(self, tenant: Tenant, need: int, begins_with: int | None) -> "_Place | None":
+        """Mostly nobody waits and there is room: then there is nothing to wait for, and no timer to set."""
+        need = min(need, self._limits.candidates, tenant.max_candidates)
+        if self._requests or self._further or need > min(self._limits.candidates - self.n_in_flight, tenant.room):
+            return None
+        n_granted = need if begins_with is None else min(need, begins_with)
+        self.n_in_flight += n_granted
+        tenant.n_in_flight += n_granted
+        return _Place(self, tenant, 0, n_granted)
+
     async def take(self, tenant: Tenant) -> None:
         """One more slot, for a request that has begun."""
         waiting = Waiting((1,))
@@ -136,7 +148,8 @@ class Admission:
     def release(self, tenant: Tenant, n: int) -> None:
         self.n_in_flight -= n
         tenant.n_in_flight -= n
-        self._grant()
+        if self._requests or self._further:
+            self._grant()
         self._forget(tenant)
 
     async def _until_granted(self, line: Line, tenant: Tenant, waiting: Waiting) -> None:
@@ -173,7 +186,7 @@ class Admission:
             # Only what stands alone may choose: under pressure all take the least.
             first = 0 if len(line) == 1 else len(waiting.needs) - 1
             for choice in range(first, len(waiting.needs)):
-                if self._need(tenant, waiting, choice) <= min(room, self._room_of(tenant)):
+                if self._need(tenant, waiting, choice) <= min(room, tenant.room):
                     line.remove(tenant, waiting)
                     line.turn(tenant)
                     self._give(tenant, waiting, choice)
@@ -197,11 +210,8 @@ class Admission:
         """What is needed at once; who needs more than is ever there runs one after the other."""
         return min(waiting.needs[choice], self._limits.candidates, tenant.max_candidates)
 
-    def _room_of(self, tenant: Tenant) -> int:
-        return tenant.max_candidates - tenant.n_in_flight
-
     def _is_at_own_limit(self, tenant: Tenant, waiting: Waiting) -> bool:
-        return self._need(tenant, waiting, len(waiting.needs) - 1) > self._room_of(tenant)
+        return self._need(tenant, waiting, len(waiting.needs) - 1) > tenant.room
 
     # -- who is refused ------------------------------------------------------------------------------------------------
 
@@ -255,15 +265,26 @@ class _Door:
     tenant: str
     limits: CallerLimits
 
-    @asynccontextmanager
-    async def admitted(
+    def admitted(
         self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
-    ) -> AsyncIterator[Place]:
-        place = await self.admission.place(self.tenant, self.limits, needs, begins_with, within_s)
-        try:
-            yield place
-        finally:
-            place.leave()
+    ) -> AbstractAsyncContextManager[Place]:
+        return _Admitted(self.admission.place(self.tenant, self.limits, needs, begins_with, within_s))
+
+
+class _Admitted:
+    """A place from when there is one to the end of the block."""
+
+    __slots__ = ("_coming", "_place")
+
+    def __init__(self, coming: "Coroutine[None, None, _Place]") -> None:
+        self._coming = coming
+
+    async def __aenter__(self) -> Place:
+        self._place = await self._coming
+        return self._place
+
+    async def __aexit__(self, *_: object) -> None:
+        self._place.leave()
 
 
 class _Place:
@@ -273,16 +294,17 @@ class _Place:
         self._tenant = tenant
         self._n_left = n_granted
 
-    @asynccontextmanager
-    async def candidate(self) -> AsyncIterator[None]:
+    def candidate(self) -> "_Slot":
+        return _Slot(self)
+
+    async def take(self) -> None:
         if self._n_left:
             self._n_left -= 1
         else:
             await self._admission.take(self._tenant)
-        try:
-            yield
-        finally:
-            self._admission.release(self._tenant, 1)
+
+    def release(self) -> None:
+        self._admission.release(self._tenant, 1)
 
     def leave(self) -> None:
         """Gives back what no candidate has used."""
@@ -290,20 +312,33 @@ class _Place:
         self._admission.release(self._tenant, n_left)
 
 
+class _Slot:
+    """One of a place's, from when there is one to the end of the block."""
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+
+    async def __aenter__(self) -> None:
+        await self._place.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._place.release()
+
+
 class _AnyPlace:
     choice = 0
 
-    @asynccontextmanager
-    async def candidate(self) -> AsyncIterator[None]:
-        yield
+    def candidate(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
 
 class _OpenDoor:
-    @asynccontextmanager
-    async def admitted(
+    def admitted(
         self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
-    ) -> AsyncIterator[Place]:
-        yield ANYWHERE
+    ) -> AbstractAsyncContextManager[Place]:
+        return nullcontext(ANYWHERE)
 
 
 ANYWHERE: Place = _AnyPlace()

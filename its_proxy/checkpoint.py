@@ -5,7 +5,7 @@ Nothing outside the checkpoint is ever opened: names in a manifest are plain nam
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ class Checkpoint:
     trained: Recipe
     serve: Recipe
     is_one_sided: bool = False
+    pair_id: str = field(init=False)
 
-    @property
-    def pair_id(self) -> str:
-        return self.manifest.pair_id
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pair_id", self.manifest.pair_id)  # a digest, asked for many times a query
 
     @property
     def folder(self) -> Path | None:

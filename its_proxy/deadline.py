@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from its_proxy.codesign.errors import UpstreamTimeout
 
@@ -23,14 +23,9 @@ class Deadline:
     def left_s(self) -> float:
         return self._ends_at - asyncio.get_running_loop().time()
 
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    def held(self) -> "_Held":
         """Raises UpstreamTimeout where the block would last beyond it."""
-        try:
-            async with asyncio.timeout_at(self._ends_at):
-                yield
-        except TimeoutError:
-            raise UpstreamTimeout(f"no whole reply within the {self._seconds:g} s deadline") from None
+        return _Held(self._ends_at, self._seconds)
 
     async def bounded(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The same chunks, each waited for until then and no longer. A client that reads slowly is not timed here."""
@@ -40,3 +35,20 @@ class Deadline:
             if chunk is None:
                 return
             yield chunk
+
+
+class _Held:
+    def __init__(self, ends_at: float, seconds: float) -> None:
+        self._timeout = asyncio.timeout_at(ends_at)
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise UpstreamTimeout(f"no whole reply within the {self._seconds:g} s deadline") from None

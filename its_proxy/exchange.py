@@ -6,8 +6,8 @@ The server and every plug-in answer through this, so that they cannot differ in 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from its_proxy.codesign.errors import NotPermitted, RequestError
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.leader import Listener
-from its_proxy.observe import NOBODY, Call, Observer
+from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
@@ -24,7 +24,8 @@ from its_proxy.protocol.sse import DONE, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Audience, Outcome, sample
 from its_proxy.served import Served
-from its_proxy.upstreams.base import Body, applied, traced
+from its_proxy.upstreams.base import Body, Completion, applied, traced
+from its_proxy.upstreams.written import over
 
 STREAM_BEGINS_S = 1.0
 HEARTBEAT_S = 10.0
@@ -131,17 +132,14 @@ class Exchange:
         if self.is_passed_through:
             body = self._untouched()
             async with self._room([self.chat.n], None, deadline):
-                with self._calling() as call:
-                    async with deadline.held():
-                        completion = await self.members[0].upstream.complete(body, self.request_id)
-                    call.told("ok", completion)
-            return Reply(completion, {})
+                return Reply(await self._pass_on(body, deadline), {})
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
-        async with self._admitted(plan, deadline) as (plan, place):
-            outcome = await self._sample(plan, place, deadline)
-        return Reply(self._completion(outcome), headers_of(plan, outcome))
+        plans = sizes(plan, self.chat)
+        async with self._room_for(plans, deadline) as place:
+            outcome = await self._sample(plans[place.choice], place, deadline)
+        return Reply(self._completion(outcome), headers_of(outcome.plan, outcome))
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Streamed]:
@@ -157,29 +155,27 @@ class Exchange:
             ):
                 yield streamed
             return
-        async with self._admitted(self.plan(), deadline) as (plan, place):
-            is_single = plan.n == 1
+        plans = sizes(self.plan(), self.chat)
+        async with self._room_for(plans, deadline) as place:
+            plan = plans[place.choice]
             streaming = (
                 self._relay(self._single(plan), headers_of(plan), deadline)
-                if is_single
+                if plan.n == 1
                 else self._vote(plan, place, deadline)
             )
             async with streaming as streamed:
                 yield streamed
 
-    @asynccontextmanager
-    async def _admitted(self, plan: Plan, deadline: Deadline) -> AsyncIterator[tuple[Plan, Place]]:
-        """The plan as there is room for it, when there is."""
-        plans = sizes(plan, self.chat)
-        begins_with = 1 if plan.starts_with_one else None
-        async with self._room([p.wave for p in plans], begins_with, deadline) as place:
-            yield plans[place.choice], place
+    def _room_for(self, plans: Sequence[Plan], deadline: Deadline) -> AbstractAsyncContextManager[Place]:
+        """Its `choice` says which of the plans there is room for."""
+        begins_with = 1 if plans[0].starts_with_one else None
+        return self._room([plan.wave for plan in plans], begins_with, deadline)
 
-    @asynccontextmanager
-    async def _room(self, needs: Sequence[int], begins_with: int | None, deadline: Deadline) -> AsyncIterator[Place]:
+    def _room(
+        self, needs: Sequence[int], begins_with: int | None, deadline: Deadline
+    ) -> AbstractAsyncContextManager[Place]:
         self.served.require_open()
-        async with self.door.admitted(needs, begins_with, deadline.left_s) as place:
-            yield place
+        return self.door.admitted(needs, begins_with, deadline.left_s)
 
     def plan(self) -> Plan:
         """Raises NotPermitted for what needs a right that the caller lacks."""
@@ -192,11 +188,13 @@ class Exchange:
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan
 
-    @contextmanager
-    def _calling(self) -> Iterator[Call]:
-        """Around the one call that passes the request on."""
-        with self.observer.call(self.members[0]) as call, applied(self.front.mark), traced(call.traceparent):
-            yield call
+    async def _pass_on(self, body: Body, deadline: Deadline) -> Completion:
+        member = self.members[0]
+        with self.observer.call(member) as call, applied(self.front.mark), traced(call.traceparent):
+            async with deadline.held():
+                completion = await member.upstream.complete(body, self.request_id)
+            call.told("ok", completion)
+        return completion
 
     def _deadline(self) -> Deadline:
         return Deadline(self.served.rules.deadline_s)
@@ -213,11 +211,11 @@ class Exchange:
         refuse_many_tokens(self.chat.n * (client_max_tokens(self.chat.body) or 0), self.limits.tokens)
         return {**self.chat.body, "model": self.members[0].served_name}
 
-    def _single(self, plan: Plan) -> dict[str, Any]:
+    def _single(self, plan: Plan) -> Body:
         """One candidate needs no vote, so nothing holds its words back: the upstream's own stream is relayed."""
         options = self.chat.body.get("stream_options")
         told = {} if options is None else {"stream_options": options}
-        return {**plan.members[0].body, "seed": plan.seed, **told}
+        return over(plan.members[0].body, {"seed": plan.seed, **told})
 
     @asynccontextmanager
     async def _relay(self, body: Body, headers: Mapping[str, str], deadline: Deadline) -> AsyncIterator[Streamed]:

@@ -7,7 +7,7 @@ The plan is all that a request can influence, so requests cannot change each oth
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from its_proxy.checkpoint import Checkpoint
@@ -17,8 +17,10 @@ from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
 from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
+from its_proxy.protocol.its import NOTHING_ASKED
 from its_proxy.response_format import is_json, validity_of
-from its_proxy.upstreams.base import Upstream
+from its_proxy.upstreams.base import Body, Upstream
+from its_proxy.upstreams.written import Shared, SharedBody
 from its_proxy.voting.answers import AnswerKind
 from its_proxy.voting.expectation import TINY_MAX_TOKENS, asks_for_answer, expects_answer, is_housekeeping
 from its_proxy.voting.json_answers import IsValid
@@ -26,8 +28,8 @@ from its_proxy.voting.stop import StopName, n_to_start
 
 DEADLINE_S = 600.0
 Mode = Literal["auto", "always", "off"]
-# Set anew for each candidate, or by the caller; the sampling fields have an owner of their own.
-_OWN_FIELDS = ("n", "seed", "stream", "stream_options", *SAMPLING_FIELDS)
+# Set anew for each candidate, member or call; the sampling fields have an owner of their own.
+_OWN_FIELDS = frozenset(("model", "n", "seed", "stream", "stream_options", *SAMPLING_FIELDS))
 # What changes the prompt that a server renders, beside chat_template*, and the value that does not.
 _RENDERING: Mapping[str, Any] = {
     "add_generation_prompt": True,
@@ -94,11 +96,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMember:
-    """A member with its rewritten request; `body` lacks only the candidate's seed."""
+    """A member with its rewritten request; `body` lacks only the candidate's seed. Candidates share its bytes."""
 
     member: Member
     strategy: str | None
-    body: Mapping[str, Any]
+    body: Body
     n: int
     is_forced: bool
 
@@ -162,15 +164,18 @@ def make_plan(
     is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
     is_valid = validity_of(request.body.get("response_format")) if is_vote and rules.answer == "json" else None
     used = members if is_vote else members[:1]
-    shares = [_share(n, position, len(used)) for position in range(len(used))]
+    samplings = [_sampling(request, member, is_vote) for member in used]
     return Plan(
         model=model,
-        members=tuple(_planned(request, m, rights, is_vote, k) for m, k in zip(used, shares, strict=True)),
+        members=tuple(
+            _planned(request, member, rights, sampling, _share(n, position, len(used)))
+            for position, (member, sampling) in enumerate(zip(used, samplings, strict=True))
+        ),
         rules=rules,
         n=n,
         n_choices=request.n,
         seed=_base_seed(request),
-        sampling=_common([_sampling(request, member, is_vote) for member in used]),
+        sampling=_common(samplings),
         is_vote=is_vote,
         starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, rules, question),
         # Two candidates that break the client's schema are no sign of chat: the next may keep it.
@@ -221,16 +226,25 @@ def _n_first(rules: VoteRules, members: Sequence[Member], n: int, n_choices: int
 
 def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
     its = request.its
-    asked = {
-        "mode": its.vote,
-        "n": its.n,
-        "stop": its.stop,
-        "answer": its.answer or _format_kind(request, rules),
-        "min_agreement": its.min_agreement,
-        "on_no_answer": its.on_no_answer,
-        "on_no_consensus": its.on_no_consensus,
-    }
-    return replace(rules, **{key: value for key, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    kind = its.answer or _format_kind(request, rules)
+    if kind is None and its is NOTHING_ASKED:
+        return rules
+    return _changed(
+        rules,
+        mode=its.vote,
+        n=its.n,
+        stop=its.stop,
+        answer=kind,
+        min_agreement=its.min_agreement,
+        on_no_answer=its.on_no_answer,
+        on_no_consensus=its.on_no_consensus,
+    )
+
+
+@lru_cache(maxsize=256)
+def _changed(rules: VoteRules, **asked: Any) -> VoteRules:
+    """Kept, because most clients ask for the same again and again."""
+    return replace(rules, **{key: value for key, value in asked.items() if value is not None})
 
 
 def _format_kind(request: ChatRequest, rules: VoteRules) -> AnswerKind | None:
@@ -289,17 +303,19 @@ def _share(n: int, position: int, n_members: int) -> int:
     return len(range(position, n, n_members))
 
 
-def _planned(request: ChatRequest, member: Member, rights: frozenset[str], is_vote: bool, n: int) -> PlannedMember:
+def _planned(
+    request: ChatRequest, member: Member, rights: frozenset[str], sampling: Mapping[str, Any], n: int
+) -> PlannedMember:
     recipe, is_forced = _recipe(request, member, rights)
     _refuse_own_rendering(request, recipe, is_forced)
-    body: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
-    body.update(_sampling(request, member, is_vote))
-    body.update(_max_tokens(request, member))
-    body["model"] = member.served_name
+    fields: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
+    fields.update(sampling)
+    fields.update(_max_tokens(request, member))
     if recipe is not None:
-        body["messages"] = rewrite(recipe, request.messages).messages
-    body.update(_template_kwargs(request, member))
-    return PlannedMember(member, recipe.strategy.name if recipe else None, MappingProxyType(body), n, is_forced)
+        fields["messages"] = rewrite(recipe, request.messages).messages
+    fields.update(_template_kwargs(request, member))
+    body = SharedBody(Shared(fields), {"model": member.served_name})
+    return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced)
 
 
 def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tuple[Recipe | None, bool]:

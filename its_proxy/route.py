@@ -11,6 +11,7 @@ from its_proxy.handshake import State
 from its_proxy.targets import Target, is_unknown_name
 from its_proxy.upstreams.base import Body, Completion, RawReply
 from its_proxy.upstreams.retries import SAVED_BETWEEN, RetryBudget, tried_once
+from its_proxy.upstreams.written import over
 
 _Result = TypeVar("_Result")
 
@@ -24,6 +25,8 @@ def choose(targets: Sequence[Target], besides: Target | None = None) -> Target |
     """The serving target with the least candidates in flight; drained ones, those that fail or are busy, and last those
     that are blocked, only where no other is left."""
     serving = [target for target in targets if target.is_serving and target is not besides]
+    if len(serving) < 2:
+        return serving[0] if serving else None
     # The random number: queries that are planned in the same moment must not all find the same target idle.
     return min(
         serving,
@@ -34,7 +37,6 @@ def choose(targets: Sequence[Target], besides: Target | None = None) -> Target |
             target.n_in_flight,
             random.random(),
         ),
-        default=None,
     )
 
 
@@ -131,8 +133,9 @@ class Route:
         return result
 
     def _body(self, target: Target, body: Body) -> Body:
-        salted = self.salt is not None and getattr(target.upstream, "takes_cache_salt", False)
-        return {**body, "model": target.served_name, **({"cache_salt": self.salt} if salted else {})}
+        if self.salt is not None and getattr(target.upstream, "takes_cache_salt", False):
+            return over(body, {"model": target.served_name, "cache_salt": self.salt})
+        return body if body.get("model") == target.served_name else over(body, {"model": target.served_name})
 
     def _elsewhere(self, target: Target, error: UpstreamError) -> Target:
         """Where to ask once more; raises the error where there is nothing to gain."""

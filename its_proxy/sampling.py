@@ -32,6 +32,7 @@ from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import Completion, traced
 from its_proxy.upstreams.retries import one_query
+from its_proxy.upstreams.written import over
 from its_proxy.voting.answers import Answer, AnswerKind
 from its_proxy.voting.json_answers import IsValid
 from its_proxy.voting.messages import read_message
@@ -162,7 +163,8 @@ class _Query:
         self._place = place
         self._observer = observer
         self._started_at = monotonic()
-        self._arrivals: asyncio.Queue[Candidate] = asyncio.Queue()
+        self._arrived: list[Candidate] = []
+        self._has_arrived = asyncio.Event()
         self._received: dict[int, Candidate] = {}
         self._n_started = 0
         self._begun_s: dict[int, float] = {}
@@ -172,6 +174,13 @@ class _Query:
         return monotonic() - self._started_at
 
     async def run(self) -> Stopped:
+        if self._plan.n == 1 and not self._plan.is_vote:
+            self._n_started = 1
+            self._receive(await self._ask(0))  # nothing runs beside it, so it needs no task of its own
+            return "complete"
+        return await self._hold_vote()
+
+    async def _hold_vote(self) -> Stopped:
         async with asyncio.TaskGroup() as group:
             tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.wave)
             try:
@@ -223,32 +232,45 @@ class _Query:
     def _start(self, group: asyncio.TaskGroup, n: int) -> list[asyncio.Task[None]]:
         indexes = range(self._n_started, self._n_started + n)
         self._n_started += n
-        return [group.create_task(self._ask(index)) for index in indexes]
+        return [group.create_task(self._bring(index)) for index in indexes]
 
-    async def _ask(self, index: int) -> None:
+    async def _bring(self, index: int) -> None:
+        candidate = await self._ask(index)
+        self._arrived.append(candidate)
+        self._has_arrived.set()
+
+    async def _ask(self, index: int) -> Candidate:
         async with self._place.candidate():
             self._begun_s[index] = self.elapsed()
             member = self._plan.member_of(index).member
             with self._observer.call(member, index) as call, traced(call.traceparent):
                 candidate = await self._heard(index)
                 call.told(candidate.state, candidate.completion, candidate.error)
-        self._arrivals.put_nowait(candidate)
+        return candidate
 
     async def _heard(self, index: int) -> Candidate:
-        candidate = replace(self._cut_off(index), state="lost")
         try:
             completion = await self._complete(index)
             state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
         except UpstreamError as error:
             # Its frames hold all that had been read of the reply, and the vote may last long yet.
-            candidate = replace(candidate, error=error.with_traceback(None), spent=self._spent_by(index))
-        else:
-            candidate = replace(candidate, state=state, completion=completion, answer=answer)
-        return replace(candidate, finished_s=self.elapsed(), first_token_s=self._first_token_s(index))
+            lost = error.with_traceback(None)
+            return replace(self._cut_off(index), state="lost", error=lost, finished_s=self.elapsed())
+        return Candidate(
+            index,
+            self._seed(index),
+            self._weight(index),
+            state,
+            completion,
+            answer,
+            finished_s=self.elapsed(),
+            started_s=self._begun_s[index],
+            first_token_s=self._first_token_s(index),
+        )
 
     async def _complete(self, index: int) -> Completion:
         planned = self._plan.member_of(index)
-        body, request_id = {**planned.body, "seed": self._seed(index)}, f"{self._request_id}-{index}"
+        body, request_id = over(planned.body, {"seed": self._seed(index)}), f"{self._request_id}-{index}"
         heard = self._audience.heard if self._audience and self._audience.hears_first and index == 0 else None
         if heard is not None or (self._plan.rules.usage_policy == "exact" and self._plan.n > 1):
             spent = self._spent.setdefault(index, Spent())
@@ -290,12 +312,14 @@ class _Query:
 
     async def _receive_arrived(self) -> None:
         """Waits for a candidate, and takes those with it that came at the same moment: what is here has a vote."""
-        self._receive(await self._arrivals.get())
+        await self._has_arrived.wait()
         self._receive_waiting()
 
     def _receive_waiting(self) -> None:
-        while not self._arrivals.empty():
-            self._receive(self._arrivals.get_nowait())
+        arrived, self._arrived = self._arrived, []
+        self._has_arrived.clear()
+        for candidate in arrived:
+            self._receive(candidate)
 
     def _receive(self, candidate: Candidate) -> None:
         self._received[candidate.index] = candidate

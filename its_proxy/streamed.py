@@ -14,6 +14,7 @@ from its_proxy.codesign.errors import BadPayload, UpstreamError, UpstreamRejecte
 from its_proxy.protocol.sse import read_events
 from its_proxy.upstreams.base import Body, Completion, Upstream
 from its_proxy.upstreams.turns import Turns
+from its_proxy.upstreams.written import over
 
 MAX_TEXT_CHARS = 4 * 2**20
 FLOOD_CHARS_PER_S = 2**16
@@ -52,7 +53,7 @@ async def complete_streamed(
     try:
         async with (
             _floods.one() as turn,
-            upstream.stream({**body, "stream_options": STREAM_OPTIONS}, request_id) as chunks,
+            upstream.stream(over(body, {"stream_options": STREAM_OPTIONS}), request_id) as chunks,
             aclosing(read_events(chunks)) as events,
         ):
             async for event in events:

@@ -6,9 +6,10 @@ upstream comes back, its model list changes, the pair's name answers 404, or `re
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Literal
 
 from its_proxy.checkpoint import Checkpoint
@@ -201,19 +202,19 @@ class Target:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with self._counted(), applied(self._mark):
+        with _Counted(self), applied(self._mark):
             return await self.upstream.complete(body, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        with self._counted():
-            async with AsyncExitStack() as stack:
-                with applied(self._mark):  # only while it begins: who reads the stream may be another task
-                    chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
-                yield chunks
+        async with AsyncExitStack() as stack:
+            stack.enter_context(_Counted(self))
+            with applied(self._mark):  # only while it begins: who reads the stream may be another task
+                chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
+            yield chunks
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        with self._counted(is_route_known=False), applied(self._mark):
+        with _Counted(self, is_route_known=False), applied(self._mark):
             return await self.upstream.forward(method, path, body, content_type)
 
     @property
@@ -221,26 +222,7 @@ class Target:
         """What is passed through may bear the mark of a layer in front."""
         return self.pair_id or APPLIED.get()
 
-    @contextmanager
-    def _counted(self, *, is_route_known: bool = True) -> Iterator[None]:
-        """One call: in flight while it runs, and counted for the target's health by how it ends. On a route that the
-        upstream may lack a 404 says nothing about the model."""
-        self.n_in_flight += 1
-        try:
-            yield
-        except UpstreamError as error:
-            if is_route_known or not is_unknown_name(error):
-                self._failed(error)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self.n_aborted += 1
-            raise
-        else:
-            self.health.answered()
-        finally:
-            self.n_in_flight -= 1
-
-    def _failed(self, error: UpstreamError) -> None:
+    def failed(self, error: UpstreamError) -> None:
         """A 4xx is about the request and never ejects, but a 404 for the pair's own name is about the target."""
         if isinstance(error, UpstreamUnreachable) and self.checkpoint is not None:
             self.suspect(str(error))
@@ -251,6 +233,31 @@ class Target:
         elif not (isinstance(error, UpstreamRejected) and error.status < 500):
             self._wake.set()  # a broken connection may be the end of the server that was examined
             self.health.failed(error)
+
+
+class _Counted:
+    """One call: in flight while it runs, and counted for the target's health by how it ends. On a route that the
+    upstream may lack a 404 says nothing about the model."""
+
+    __slots__ = ("_is_route_known", "_target")
+
+    def __init__(self, target: Target, *, is_route_known: bool = True) -> None:
+        self._target = target
+        self._is_route_known = is_route_known
+
+    def __enter__(self) -> None:
+        self._target.n_in_flight += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        target = self._target
+        target.n_in_flight -= 1
+        if error is None:
+            target.health.answered()
+        elif isinstance(error, UpstreamError):
+            if self._is_route_known or not is_unknown_name(error):
+                target.failed(error)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            target.n_aborted += 1
 
 
 def is_unknown_name(error: UpstreamError) -> bool:

@@ -43,13 +43,20 @@ class Tenant:
         self._counted_at = now
 
     @property
+    def room(self) -> int:
+        """How many more slots it may have."""
+        return self.max_candidates - self.n_in_flight
+
+    @property
     def is_idle(self) -> bool:
         return not (self.n_in_flight or self.n_waiting)
 
     @property
     def is_rested(self) -> bool:
+        if self._per_minute is None:
+            return True
         self._refill()
-        return self._per_minute is None or self._tokens >= self._per_minute
+        return self._tokens >= self._per_minute
 
 
 @dataclass(slots=True, eq=False)

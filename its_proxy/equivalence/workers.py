@@ -19,6 +19,7 @@ from its_proxy.voting.answers import Answer, Form, proven_different, same
 
 _LASTING = frozenset(("equal", "different", "unproven", "timeout", "exhausted"))
 """What a second try would say again; the others depend on the moment."""
+NOTHING_TO_COMPARE = Comparisons()
 NO_MATH = Comparisons(by_form_because="its-proxy[math] is not installed")
 
 
@@ -80,6 +81,8 @@ class EquivalenceWorkers:
             return NO_MATH
         distinct = list({answer.form: answer for answer in answers}.values())[: self.limits.max_forms]
         pairs = [pair for pair in combinations(distinct, 2) if not proven_different(*pair)]
+        if not pairs:
+            return NOTHING_TO_COMPARE
         verdicts = await asyncio.gather(*(self.compare(*pair, within_s) for pair in pairs))
         return Comparisons({pair_of(*pair): verdict for pair, verdict in zip(pairs, verdicts, strict=True)})
 

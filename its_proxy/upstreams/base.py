@@ -5,11 +5,13 @@ client whole and untouched. `upstreams/http.py` talks to vLLM or any OpenAI serv
 `upstreams/embedded.py` runs `transformers` in this process.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from its_proxy.scoped import Setting
 
 Body: TypeAlias = Mapping[str, Any]
 """A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for."""
@@ -24,28 +26,18 @@ APPLIED: ContextVar[str | None] = ContextVar("applied", default=None)
 there (`x-its-applied`), so that a query is rewritten once and voted on once."""
 
 
-@contextmanager
-def applied(pair_id: str | None) -> Iterator[None]:
+def applied(pair_id: str | None) -> Setting[str | None]:
     """Calls that begin in this block carry the pair's mark."""
-    token = APPLIED.set(pair_id)
-    try:
-        yield
-    finally:
-        APPLIED.reset(token)
+    return Setting(APPLIED, pair_id)
 
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """The span that a call belongs to: upstreams that trace, too, are told (W3C trace context)."""
 
 
-@contextmanager
-def traced(traceparent: str | None) -> Iterator[None]:
+def traced(traceparent: str | None) -> Setting[str | None]:
     """Calls that begin in this block belong to this span."""
-    token = TRACEPARENT.set(traceparent)
-    try:
-        yield
-    finally:
-        TRACEPARENT.reset(token)
+    return Setting(TRACEPARENT, traceparent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,6 @@ class HttpUpstream:
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         data = pieces_of(over(body, _STREAM))
         response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
-        del data  # however long the stream lasts
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -148,9 +147,7 @@ class HttpUpstream:
         if (traceparent := TRACEPARENT.get()) is not None:
             fields["traceparent"] = traceparent
         try:
-            response = await self._transport.open(
-                method, self._route(path), fields, data, self._first_byte_timeout_s
-            )
+            response = await self._transport.open(method, self._route(path), fields, data, self._first_byte_timeout_s)
         except Untrusted:
             raise UpstreamUntrusted(
                 f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"

@@ -22,9 +22,7 @@ from its_proxy.upstreams.written import Pieces
 class AiohttpTransport:
     """One server's; its session is opened on first use, inside the running loop."""
 
-    def __init__(
-        self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float
-    ) -> None:
+    def __init__(self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float) -> None:
         parts = urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._fields = fields
@@ -32,9 +30,7 @@ class AiohttpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(
-        self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
-    ) -> Response:
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float) -> Response:
         n_bytes, fields = sum(map(len, data)), {**self._fields, **fields}
         body: bytes | AsyncIterator[bytes] | None
         if n_bytes > SENT_AS_ONE_BYTES:

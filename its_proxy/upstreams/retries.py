@@ -1,8 +1,8 @@
 """How often a call that failed may be made once more, so that an outage is not made worse by those who wait for it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+
+from its_proxy.scoped import Setting
 
 SHARE = 0.1
 SAVED_AT_ONE = 10.0
@@ -34,15 +34,10 @@ class RetryBudget:
 _ONCE: ContextVar[bool] = ContextVar("once", default=False)
 
 
-@contextmanager
-def tried_once(is_so: bool = True) -> Iterator[None]:
+def tried_once(is_so: bool = True) -> Setting[bool]:
     """Calls that begin in this block are not made again by the upstream itself: whoever makes them knows a better
     place for a second try, or this is one."""
-    token = _ONCE.set(is_so)
-    try:
-        yield
-    finally:
-        _ONCE.reset(token)
+    return Setting(_ONCE, is_so)
 
 
 def is_tried_once() -> bool:
@@ -52,14 +47,9 @@ def is_tried_once() -> bool:
 _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
 
-@contextmanager
-def one_query() -> Iterator[None]:
+def one_query() -> Setting[list[int] | None]:
     """Calls that begin in this block, in whatever tasks, are candidates of one query."""
-    token = _left.set([MOST_OF_ONE_QUERY])
-    try:
-        yield
-    finally:
-        _left.reset(token)
+    return Setting(_left, [MOST_OF_ONE_QUERY])
 
 
 def may_try_again() -> bool:

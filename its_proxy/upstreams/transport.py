@@ -52,9 +52,7 @@ class Response(Protocol):
 class Transport(Protocol):
     """One server's. Some header fields go along with every request."""
 
-    async def open(
-        self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
-    ) -> Response:
+    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float) -> Response:
         """Sends a whole request, `path` from the root, with `fields` of its own, and waits for the reply's head;
         cancelling it closes its connection. `data` is not copied where it is large: others may be sending the same.
         """

@@ -224,9 +224,7 @@ class WireTransport:
     """Connections to the server of `url`: at most `max_connections` at a time, idle ones kept for a while. `fields` go
     along with every request."""
 
-    def __init__(
-        self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float
-    ) -> None:
+    def __init__(self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._lines = _lines({"Host": parts.netloc.encode("idna").decode(), **fields})

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from its_proxy.voting.json_answers import read_json, shown, spelled
@@ -240,6 +241,8 @@ _NUMERAL = re.compile(
     rf"|(?P<plain>{_DECIMAL}))"
 )
 
+_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
 _DELIMITER = re.compile(r"(\\\\)|\\?\$|[€£¥]|\\[()\[\]]|\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])")
 _SPELLINGS = (
     (re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))"), ""),  # 10,\!080
@@ -270,8 +273,14 @@ _LONE_LETTER = re.compile(r"(?<![A-Za-z/])[A-Za-z](?![A-Za-z])|/[a-gi-rt-zA-Z](?
 _WORDS = re.compile(r"[A-Za-z][A-Za-z '-]{2,}")
 
 
+@lru_cache(maxsize=1024)
 def normal_form(written: str) -> Form:
-    """The typed form of a short written value, LaTeX or plain; what is not understood is `text`."""
+    """The typed form of a short written value, LaTeX or plain; what is not understood is `text`.
+
+    Kept, because the candidates of a vote mostly write the same.
+    """
+    if _PLAIN_INTEGER.fullmatch(written):
+        return Form("integer", written)  # what all the rest would come to
     respelled = _respelled(written)
     # `x=5` is 5, but `x=5,y=6` keeps its names: a bare list has no order to tell them apart.
     name = _NAME.match(respelled)

@@ -83,9 +83,9 @@ def exact(
     strict comparison means that no tie rule is ever needed. With `min_agreement` the verdict must be
     the same in the leader's worst future and in its best.
     """
+    if sum([ballot.weight for ballot in ballots]) <= pending_weight:
+        return False  # however they agree: no need to look at them
     by_form = _heaviest_first(ballots)
-    if not by_form:
-        return False
     leader, others = by_form[0], by_form[1:]
     if leader.weight <= _heaviest_possible(others) + pending_weight:
         return False
