@@ -183,7 +183,7 @@ class Exchange:
             if getattr(self.chat.its, right) and right not in self.rights:
                 raise NotPermitted(f"{right} is not among this key's rights", param=f"its.{right}")
         plan = make_plan(self.chat, self.members, self.served.rules, self.rights, self.chat.model)
-        n_tokens = sum(planned.n * (client_max_tokens(planned.body) or 0) for planned in plan.members)
+        n_tokens = sum([planned.n * (client_max_tokens(planned.body) or 0) for planned in plan.members])
         refuse_many_tokens(n_tokens, self.limits.tokens)
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan

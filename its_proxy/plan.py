@@ -140,11 +140,8 @@ class Plan:
     @property
     def has_untrained_tools(self) -> bool:
         """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
-        return any(
-            planned.body.get("tools") and checkpoint is not None and checkpoint.serve.strategy.family != "none"
-            for planned in self.members
-            for checkpoint in [planned.member.checkpoint]
-        )
+        with_tools = [planned.member.checkpoint for planned in self.members if planned.body.get("tools")]
+        return any(known is not None and known.serve.strategy.family != "none" for known in with_tools)
 
     def member_of(self, index: int) -> PlannedMember:
         """Candidates go round the members, so that a vote stopped early has heard all of them alike."""
@@ -388,9 +385,8 @@ def _common(samplings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _max_tokens(request: ChatRequest, member: Member) -> dict[str, int]:
     """The smaller of both sides' caps, under the name the client used."""
-    caps = (client_max_tokens(request.body), member.advice.max_tokens if member.advice else None)
-    cap = min((cap for cap in caps if cap is not None), default=None)
-    if cap is None:
-        return {}
-    names = [name for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None]
-    return dict.fromkeys(names or ["max_tokens"], cap)
+    own, advised = client_max_tokens(request.body), member.advice.max_tokens if member.advice else None
+    if own is None:
+        return {} if advised is None else {"max_tokens": advised}
+    cap = own if advised is None else min(own, advised)
+    return {name: cap for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None}

@@ -66,13 +66,14 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
 
 def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
     """What a plain reply's headers tell, for clients that drop unknown fields; without an outcome, of a stream."""
-    pairs = [_pair_id(planned) for planned in plan.members]
-    headers = {"x-its-pair": ",".join(pair[:16] for pair in pairs if pair)} if any(pairs) else {}
-    if reservations := _reservations(plan):
-        headers["x-its-degraded"] = ", ".join(reservations)
-    if outcome is not None:
-        valid = sum(candidate.is_valid for candidate in outcome.candidates)
-        received = sum(candidate.completion is not None for candidate in outcome.candidates)
+    pairs = [pair[:16] for planned in plan.members if (pair := _pair_id(planned))]
+    headers = {"x-its-pair": ",".join(pairs)} if pairs else {}
+    if outcome is None:
+        if reservations := _reservations(plan):
+            headers["x-its-degraded"] = ", ".join(reservations)
+    else:
+        valid = sum([candidate.is_valid for candidate in outcome.candidates])
+        received = sum([candidate.completion is not None for candidate in outcome.candidates])
         headers["x-its-votes"] = f"{valid}/{received}/{plan.n_requested or plan.n}"
         headers["x-its-agreement"] = f"{outcome.vote.agreement:.4f}"
         if (degraded := _degraded(outcome)) is not None:
@@ -143,8 +144,11 @@ def _received(outcome: Outcome) -> list[Candidate]:
 def _usage(outcome: Outcome) -> dict[str, int]:
     """The sum of what upstreams reported, of what they had counted of calls without a completion, and the prompts
     of cancelled candidates, which were read all the same."""
-    usages = [usage for candidate in outcome.candidates if (usage := _usage_of(candidate) or candidate.spent)]
-    total = {field: sum(_tokens(usage, field) for usage in usages) for field in USAGE_FIELDS}
+    total = dict.fromkeys(USAGE_FIELDS, 0)
+    for candidate in outcome.candidates:
+        if usage := _usage_of(candidate) or candidate.spent:
+            for field in USAGE_FIELDS:
+                total[field] += _tokens(usage, field)
     uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
     total["prompt_tokens"] += uncounted
     total["total_tokens"] += uncounted
@@ -167,6 +171,8 @@ def _has_prompt_count(candidate: Candidate) -> bool:
 
 def _prompt_tokens(outcome: Outcome, candidates: Sequence[Candidate]) -> int:
     """A member's candidates share one prompt, so one count tells the length of the others' prompts."""
+    if not candidates:
+        return 0
     n_members = len(outcome.plan.members)
     prompt_tokens: dict[int, int] = {}
     for candidate in outcome.candidates:
@@ -243,9 +249,16 @@ def _abstained(outcome: Outcome) -> dict[str, int]:
 
 def _reservations(plan: Plan) -> list[str]:
     """What is not as the pair was trained, or not as its votes are meant to be."""
-    mistrusted = ["x-its-applied ignored"] * plan.is_mistrusted
-    reduced = [f"reduced n to {plan.n}"] if plan.n_requested is not None else []
-    return ["forced"] * plan.is_forced + ["tools"] * plan.has_untrained_tools + mistrusted + reduced
+    reservations = []
+    if plan.is_forced:
+        reservations.append("forced")
+    if plan.has_untrained_tools:
+        reservations.append("tools")
+    if plan.is_mistrusted:
+        reservations.append("x-its-applied ignored")
+    if plan.n_requested is not None:
+        reservations.append(f"reduced n to {plan.n}")
+    return reservations
 
 
 def degradations(outcome: Outcome) -> list[str]:

@@ -78,7 +78,7 @@ class Served:
     @property
     def is_serving(self) -> bool:
         """Whether a vote can reach its quorum: an ensemble serves without a member or two."""
-        serving = sum(model.is_serving for model in self.models)
+        serving = sum([model.is_serving for model in self.models])
         return serving > 0 and serving >= ceil(self.rules.quorum * len(self.models))
 
     def require_serving(self) -> None:

@@ -61,8 +61,8 @@ def refuse_denied(body: Mapping[str, Any]) -> None:
 
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:
     """The client's own cap on generated tokens, by either of its names."""
-    caps = [_positive(body, name, None) for name in ("max_completion_tokens", "max_tokens")]
-    return min((cap for cap in caps if cap is not None), default=None)
+    cap, older = _positive(body, "max_completion_tokens", None), _positive(body, "max_tokens", None)
+    return min(cap, older) if cap is not None and older is not None else cap if cap is not None else older
 
 
 def client_seed(body: Mapping[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import (
@@ -106,10 +107,13 @@ class Metrics(Collector):
         self.build.labels(__version__).set(1)
 
     def count_outcome(self, model: str, outcome: Outcome) -> None:
+        n_tokens = 0
         for candidate in outcome.candidates:
-            self.candidates.labels(model, candidate.state).inc()
             told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
-            self.tokens.labels(model).inc(generated_tokens(told) or 0)
+            n_tokens += generated_tokens(told) or 0
+        self.tokens.labels(model).inc(n_tokens)
+        for state, n in Counts(candidate.state for candidate in outcome.candidates).items():
+            self.candidates.labels(model, state).inc(n)
         if wasted := wasted_tokens(outcome):
             self.wasted.labels(model).inc(wasted)
         for reason in degradations(outcome):

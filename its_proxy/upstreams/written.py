@@ -45,6 +45,9 @@ class SharedBody(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.own[name] if name in self.own else self.shared.fields[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.own[name] if name in self.own else self.shared.fields.get(name, default)
+
     def __iter__(self) -> Iterator[str]:
         yield from self.own
         yield from self.shared.fields

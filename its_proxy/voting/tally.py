@@ -50,7 +50,7 @@ class AnswerClass:
 
     @property
     def weight(self) -> int:
-        return sum(ballot.weight for ballot in self.ballots)
+        return sum([ballot.weight for ballot in self.ballots])
 
     @property
     def confidence(self) -> float | None:
@@ -100,13 +100,18 @@ def majority_vote(
     A tie goes to more ballots, then to the higher mean confidence if every tied ballot has one, then
     to the lowest index.
     """
+    if len(ballots) == 1:  # nothing to compare or to rank
+        [only] = ballots
+        agreement = only.weight / (only.weight + abstained_weight)
+        is_enough = min_agreement is None or agreement >= min_agreement
+        return Vote((AnswerClass((only,)),), agreement, is_tie=False, consensus=is_enough)
     ranked = sorted(classes(ballots, equivalent), key=lambda answer_class: (-answer_class.weight, answer_class.index))
     if not ranked:
         return Vote((), 0.0, is_tie=False, consensus=False)
     tied = [answer_class for answer_class in ranked if answer_class.weight == ranked[0].weight]
     winner = _first_of(tied)
     ranked.remove(winner)
-    agreement = winner.weight / (sum(ballot.weight for ballot in ballots) + abstained_weight)
+    agreement = winner.weight / (sum([ballot.weight for ballot in ballots]) + abstained_weight)
     has_consensus = min_agreement is None or agreement >= min_agreement
     return Vote((winner, *ranked), agreement, is_tie=len(tied) > 1, consensus=has_consensus)
 
@@ -121,7 +126,7 @@ def classes(ballots: Sequence[Ballot], equivalent: Equivalence | None = None) ->
     for ballot in sorted(ballots, key=lambda ballot: ballot.index):
         by_form.setdefault(ballot.answer.form, []).append(ballot)
     groups = list(by_form.values())
-    if equivalent is not None:
+    if equivalent is not None and len(groups) > 1:
         groups = _merged(groups, equivalent)
     if len({ballot.index for ballot in ballots}) != len(ballots):
         raise ValueError("two ballots have the same index")
