@@ -103,7 +103,7 @@ class Listener:
                 self._told.setdefault(field, []).append(text)
             yield delta_event(head, delta)
         for step in progress:
-            its = {"version": VERSION, "progress": step.model_dump(mode="json")}
+            its = {"version": VERSION, "progress": step}
             yield delta_event(head, {}, its=its)
 
     def _progress_with(self, candidate: Candidate, n_started: int) -> ItsProgress:

@@ -79,9 +79,13 @@ class Route:
         target = self._next()
         try:
             with tried_once(self._other(target) is not None):
-                return await self._begin(target.complete(self._body(target, body), request_id))
+                completion = await target.complete(self._body(target, body), request_id)
         except UpstreamError as error:
+            self.was_begun |= not cost_nothing(error)
             other = self._elsewhere(target, error)
+        else:
+            self.was_begun = True
+            return completion
         with tried_once():
             return await self._begin(other.complete(self._body(other, body), request_id))
 

@@ -7,7 +7,7 @@ Answers that are written differently are compared before they are counted, as fa
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from time import monotonic
@@ -130,10 +130,10 @@ async def sample(
     query = _Query(plan, request_id, audience, place, observer)
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
-        async with asyncio.timeout_at(deadline.ends_at):
+        async with deadline.held():
             with one_query():
                 stopped = await query.run()
-    except TimeoutError:
+    except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()
     comparisons = await _compare(plan, candidates, comparer, max(0.0, deadline.left_s))
@@ -268,14 +268,14 @@ class _Query:
             first_token_s=self._first_token_s(index),
         )
 
-    async def _complete(self, index: int) -> Completion:
+    def _complete(self, index: int) -> Awaitable[Completion]:
         planned = self._plan.member_of(index)
         body, request_id = over(planned.body, {"seed": self._seed(index)}), f"{self._request_id}-{index}"
         heard = self._audience.heard if self._audience and self._audience.hears_first and index == 0 else None
         if heard is not None or (self._plan.rules.usage_policy == "exact" and self._plan.n > 1):
             spent = self._spent.setdefault(index, Spent())
-            return await complete_streamed(planned.member.upstream, body, request_id, spent, heard)
-        return await planned.member.upstream.complete(body, request_id)
+            return complete_streamed(planned.member.upstream, body, request_id, spent, heard)
+        return planned.member.upstream.complete(body, request_id)
 
     def _cut_off(self, index: int) -> Candidate:
         """A candidate of which no completion has been received."""

@@ -7,10 +7,10 @@ simply leaving: the connection of a call that was not read to its end is closed,
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from its_proxy import __version__
@@ -35,7 +35,6 @@ from its_proxy.upstreams.written import Pieces, over, pieces_of
 MAX_REPLY_BYTES = 8 * 2**20
 _JSON = "application/json"
 _STREAM = {"stream": True}
-_Result = TypeVar("_Result")
 
 
 class HttpUpstream:
@@ -80,12 +79,22 @@ class HttpUpstream:
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         data = pieces_of(body)
-        return await self._twice(lambda: self._complete_once(data, request_id))
+        self._earn()
+        try:
+            return await self._complete_once(data, request_id)
+        except (UpstreamUnreachable, UpstreamBusy) as error:
+            await self._before_second_try(error)
+        return await self._complete_once(data, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         data = pieces_of(over(body, _STREAM))
-        response = await self._twice(lambda: self._open("POST", "chat/completions", data, _JSON, request_id))
+        self._earn()
+        try:
+            response = await self._open("POST", "chat/completions", data, _JSON, request_id)
+        except (UpstreamUnreachable, UpstreamBusy) as error:
+            await self._before_second_try(error)
+            response = await self._open("POST", "chat/completions", data, _JSON, request_id)
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -102,26 +111,29 @@ class HttpUpstream:
         return cards
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        response = await self._twice(lambda: self._open(method, path, [body], content_type, None))
+        self._earn()
+        try:
+            response = await self._open(method, path, [body], content_type, None)
+        except (UpstreamUnreachable, UpstreamBusy) as error:
+            await self._before_second_try(error)
+            response = await self._open(method, path, [body], content_type, None)
         with closing(response):
             return RawReply(response.status, _content_type(response), await self._read(response))
 
     async def close(self) -> None:
         await self._transport.close()
 
-    async def _twice(self, call: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Asks again, once, where the first try certainly cost the upstream nothing and the budget allows."""
-        if is_tried_once():
-            return await call()
-        self._budget.earn()
-        try:
-            return await call()
-        except (UpstreamUnreachable, UpstreamBusy) as error:
-            wait_s = getattr(error, "retry_after_s", None) or 0.0
-            if wait_s > 1.0 or not may_try_again() or not self._budget.spend():
-                raise
+    def _earn(self) -> None:
+        if not is_tried_once():
+            self._budget.earn()
+
+    async def _before_second_try(self, error: UpstreamUnreachable | UpstreamBusy) -> None:
+        """Waits until it may be made: once, where the first certainly cost the upstream nothing and the budget allows.
+        Else raises the first one's error."""
+        wait_s = getattr(error, "retry_after_s", None) or 0.0
+        if is_tried_once() or wait_s > 1.0 or not may_try_again() or not self._budget.spend():
+            raise error
         await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
-        return await call()
 
     async def _complete_once(self, data: Pieces, request_id: str) -> Completion:
         response = await self._open("POST", "chat/completions", data, _JSON, request_id)
