@@ -61,8 +61,9 @@ def refuse_denied(body: Mapping[str, Any]) -> None:
 
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:
     """The client's own cap on generated tokens, by either of its names."""
-    cap, older = _positive(body, "max_completion_tokens", None), _positive(body, "max_tokens", None)
-    return min(cap, older) if cap is not None and older is not None else cap if cap is not None else older
+    cap: int | None = _positive(body, "max_completion_tokens", None)
+    older: int | None = _positive(body, "max_tokens", None)
+    return min(cap, older) if cap is not None and older is not None else cap if older is None else older
 
 
 def client_seed(body: Mapping[str, Any]) -> int | None:
