@@ -118,9 +118,10 @@ def _member_plan(planned: PlannedMember) -> dict[str, Any]:
 
 def _choices(outcome: Outcome) -> list[dict[str, Any]]:
     """The winner first; where the client asked for more, the other voters by weight of their class, then the rest."""
-    others = sorted(_received(outcome), key=lambda candidate: _rank(outcome, candidate))
-    ordered = [outcome.winner, *(candidate for candidate in others if candidate is not outcome.winner)]
-    chosen = ordered[: outcome.plan.n_choices]
+    chosen = [outcome.winner]
+    if outcome.plan.n_choices > 1:
+        others = [candidate for candidate in _received(outcome) if candidate is not outcome.winner]
+        chosen += sorted(others, key=lambda candidate: _rank(outcome, candidate))[: outcome.plan.n_choices - 1]
     return [_choice(candidate.completion, index) for index, candidate in enumerate(chosen) if candidate.completion]
 
 
@@ -195,8 +196,13 @@ def wasted_tokens(outcome: Outcome) -> int:
 
 def _cancelled(outcome: Outcome) -> Cancelled:
     cancelled = outcome.in_state("cancelled")
+    is_exact = outcome.plan.rules.usage_policy == "exact"
+    if not cancelled:
+        return Cancelled(
+            candidates=0, prompt_tokens=0, completion_tokens_estimated=0, completion_tokens=0 if is_exact else None
+        )
     counted = [_tokens(candidate.spent, "completion_tokens") for candidate in cancelled if candidate.spent is not None]
-    is_counted = outcome.plan.rules.usage_policy == "exact" and len(counted) == len(cancelled)
+    is_counted = is_exact and len(counted) == len(cancelled)
     return Cancelled(
         candidates=len(cancelled),
         prompt_tokens=_prompt_tokens(outcome, cancelled),
@@ -244,7 +250,7 @@ def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
 
 
 def _abstained(outcome: Outcome) -> dict[str, int]:
-    return dict(Counter(candidate.state for candidate in outcome.in_state("no_answer", "truncated")))
+    return dict(Counter([candidate.state for candidate in outcome.in_state("no_answer", "truncated")]))
 
 
 def _reservations(plan: Plan) -> list[str]:

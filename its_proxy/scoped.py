@@ -1,5 +1,6 @@
 """A context variable's value for one block. A generator's context manager would do, and costs ten times as much."""
 
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 from typing import Generic, TypeVar
 
@@ -7,7 +8,7 @@ _Value = TypeVar("_Value")
 
 
 class Setting(Generic[_Value]):
-    """While the block runs, the variable has that value."""
+    """Enters one block."""
 
     __slots__ = ("_token", "_value", "_variable")
 
@@ -17,9 +18,16 @@ class Setting(Generic[_Value]):
         self._token: Token[_Value] | None = None
 
     def __enter__(self) -> None:
-        if self._variable.get() is not self._value:  # setting is what costs
-            self._token = self._variable.set(self._value)
+        self._token = self._variable.set(self._value)
 
     def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            self._variable.reset(self._token)
+        assert self._token is not None
+        self._variable.reset(self._token)
+
+
+_NO_CHANGE = nullcontext()
+
+
+def setting(variable: ContextVar[_Value], value: _Value) -> AbstractContextManager[None]:
+    """While the block runs, the variable has that value: mostly it has it already."""
+    return _NO_CHANGE if variable.get() is value else Setting(variable, value)

@@ -29,7 +29,7 @@ from its_proxy.equivalence import Comparer, Comparisons, Verdict
 from its_proxy.equivalence.comparisons import Pair, pair_of
 from its_proxy.handshake import NO_MANIFEST
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
-from its_proxy.sampling import Outcome, read_candidate, sample
+from its_proxy.sampling import Candidate, Outcome, read_candidate, sample
 from its_proxy.upstreams.base import Body, Completion, RawReply
 from its_proxy.voting.answers import Answer, proven_different
 from its_proxy.voting.json_answers import IsValid
@@ -681,11 +681,23 @@ async def test_chat_with_three_choices_costs_three_candidates():
 # -- the caller --------------------------------------------------------------------------------------------------------
 
 
-async def test_the_first_candidate_received_is_announced_once():
-    announced: list[int] = []
-    upstream = Scripted([BROKEN, box(1), box(2)], turns=[0, 1, 2])
-    await sample(plan_of(upstream), "req", lambda: announced.append(len(announced)))
-    assert announced == [0]
+class Listening:
+    hears_first = False
+
+    def __init__(self) -> None:
+        self.received_so_far: list[tuple[int, str, int]] = []
+
+    def heard(self, delta: Mapping[str, Any]) -> None:
+        raise AssertionError("nobody asked to hear the first candidate")
+
+    def received(self, candidate: Candidate, n_started: int) -> None:
+        self.received_so_far.append((candidate.index, candidate.state, n_started))
+
+
+async def test_an_audience_is_told_of_each_candidate_as_it_comes():
+    upstream, audience = Scripted([BROKEN, box(1), box(2)], turns=[0, 1, 2]), Listening()
+    await sample(plan_of(upstream, stop="none"), "req", audience)
+    assert audience.received_so_far == [(0, "lost", 3), (1, "ok", 3), (2, "ok", 3)]
 
 
 async def test_a_caller_who_leaves_leaves_nothing_running():

@@ -17,12 +17,12 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
     """By the lengths alone, before anything looks at what is in them. Raises RequestError naming the field."""
     if len(body) > MAX_FIELDS:
         raise RequestError(f"the body has more than {MAX_FIELDS} fields")
-    for name, most in MOST_ENTRIES.items():
-        value = body.get(name)
+    for name in MOST_ENTRIES.keys() & body.keys():
+        value, most = body[name], MOST_ENTRIES[name]
         if isinstance(value, list | dict) and len(value) > most:
             raise RequestError(f"{name} has {len(value)} entries, and at most {most} are allowed", param=name)
     stop = body.get("stop")
-    for text in stop if isinstance(stop, list) else [stop]:
+    for text in stop if isinstance(stop, list) else [stop] if stop is not None else []:
         if isinstance(text, str) and len(text) > MAX_STOP_CHARS:
             raise RequestError(f"stop has a text of more than {MAX_STOP_CHARS} characters", param="stop")
 

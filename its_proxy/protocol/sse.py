@@ -95,10 +95,12 @@ class _Relay:
     def take(self, lines: list[bytes]) -> bytes:
         """Those that a client may have: up to [DONE], to an error, or to what is no event."""
         for number, line in enumerate(lines):
-            data = data_of(line)
+            if len(line) <= 2 or not (data := data_of(line)):
+                continue  # the end of an event, a comment
             try:
                 self.is_done = data == b"[DONE]"
-                self.is_finished |= not self.is_done and data != b"" and _is_finish(_event_of(data))
+                if not self.is_done and _is_finish(_event_of(data)):
+                    self.is_finished = True
             except UpstreamError as error:
                 self.error = error
             if self.is_done or self.error is not None:
@@ -132,11 +134,14 @@ async def _lines(chunks: AsyncIterator[bytes], max_bytes: float = inf) -> AsyncG
     rest, n_bytes = bytearray(), 0
     async for chunk in chunks:
         n_bytes += len(chunk)
-        rest += chunk
-        if b"\n" in chunk or b"\r" in chunk:
-            lines = bytes(rest).splitlines(keepends=True)
+        if not rest and chunk.endswith(b"\n"):
+            yield chunk.splitlines(keepends=True)  # whole events, as they mostly come
+        elif b"\n" in chunk or b"\r" in chunk:
+            lines = bytes(rest + chunk).splitlines(keepends=True)
             rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else bytearray(lines.pop())
             yield lines
+        else:
+            rest += chunk
         if n_bytes > max_bytes or len(rest) > MAX_EVENT_BYTES:
             raise BadPayload("the upstream's stream is too long")
     if rest:
@@ -164,8 +169,10 @@ def _event_of(data: bytes) -> dict[str, Any]:
 def _is_finish(event: dict[str, Any]) -> bool:
     """Whether a choice says here how it finished."""
     choices = event.get("choices")
-    choices = choices if isinstance(choices, list) else []
-    return any(isinstance(choice, dict) and choice.get("finish_reason") is not None for choice in choices)
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") is not None:
+            return True
+    return False
 
 
 def _chunk_choice(index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:

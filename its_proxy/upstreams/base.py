@@ -6,12 +6,12 @@ client whole and untouched. `upstreams/http.py` talks to vLLM or any OpenAI serv
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from its_proxy.scoped import Setting
+from its_proxy.scoped import setting
 
 Body: TypeAlias = Mapping[str, Any]
 """A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for."""
@@ -26,18 +26,18 @@ APPLIED: ContextVar[str | None] = ContextVar("applied", default=None)
 there (`x-its-applied`), so that a query is rewritten once and voted on once."""
 
 
-def applied(pair_id: str | None) -> Setting[str | None]:
+def applied(pair_id: str | None) -> AbstractContextManager[None]:
     """Calls that begin in this block carry the pair's mark."""
-    return Setting(APPLIED, pair_id)
+    return setting(APPLIED, pair_id)
 
 
 TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 """The span that a call belongs to: upstreams that trace, too, are told (W3C trace context)."""
 
 
-def traced(traceparent: str | None) -> Setting[str | None]:
+def traced(traceparent: str | None) -> AbstractContextManager[None]:
     """Calls that begin in this block belong to this span."""
-    return Setting(TRACEPARENT, traceparent)
+    return setting(TRACEPARENT, traceparent)
 
 
 @dataclass(frozen=True, slots=True)

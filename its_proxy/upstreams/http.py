@@ -173,7 +173,7 @@ class HttpUpstream:
         if response.status != 200:
             response.close()
             raise _refusal(self.name, response)
-        if response.fields.get("content-encoding", "identity") != "identity":
+        if (response.field("content-encoding") or "identity") != "identity":
             response.close()  # it could inflate without bound
             raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
         return response
@@ -230,14 +230,14 @@ def _transport(url: str, fields: dict[str, str], max_connections: int, connect_t
 
 def _content_type(response: Response) -> str:
     """Without its parameters; empty where none is told."""
-    return response.fields.get("content-type", "").partition(";")[0].strip().lower()
+    return (response.field("content-type") or "").partition(";")[0].strip().lower()
 
 
 def _refusal(name: str, response: Response) -> UpstreamError:
     status = response.status
     if status in (429, 503):
         return UpstreamBusy(
-            f"upstream {name} is busy", status=status, retry_after_s=_retry_after(response.fields.get("retry-after"))
+            f"upstream {name} is busy", status=status, retry_after_s=_retry_after(response.field("retry-after"))
         )
     return UpstreamRejected(
         f"upstream {name} answered {status}", status=status, hint="the upstream's own log has its reason"

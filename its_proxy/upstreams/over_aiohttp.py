@@ -80,8 +80,11 @@ async def _one_by_one(data: Pieces) -> AsyncIterator[bytes]:
 class _AiohttpResponse:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
-        self.fields = {name.lower(): value for name, value in response.headers.items()}
         self._response = response
+
+    def field(self, name: str) -> str | None:
+        values = self._response.headers.getall(name, [])
+        return values[-1] if values else None
 
     async def chunk(self, within_s: float) -> bytes:
         async with asyncio.timeout(within_s):

@@ -1,8 +1,9 @@
 """How often a call that failed may be made once more, so that an outage is not made worse by those who wait for it."""
 
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
-from its_proxy.scoped import Setting
+from its_proxy.scoped import setting
 
 SHARE = 0.1
 SAVED_AT_ONE = 10.0
@@ -34,10 +35,10 @@ class RetryBudget:
 _ONCE: ContextVar[bool] = ContextVar("once", default=False)
 
 
-def tried_once(is_so: bool = True) -> Setting[bool]:
+def tried_once(is_so: bool = True) -> AbstractContextManager[None]:
     """Calls that begin in this block are not made again by the upstream itself: whoever makes them knows a better
     place for a second try, or this is one."""
-    return Setting(_ONCE, is_so)
+    return setting(_ONCE, is_so)
 
 
 def is_tried_once() -> bool:
@@ -47,9 +48,9 @@ def is_tried_once() -> bool:
 _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
 
-def one_query() -> Setting[list[int] | None]:
+def one_query() -> AbstractContextManager[None]:
     """Calls that begin in this block, in whatever tasks, are candidates of one query."""
-    return Setting(_left, [MOST_OF_ONE_QUERY])
+    return setting(_left, [MOST_OF_ONE_QUERY])
 
 
 def may_try_again() -> bool:

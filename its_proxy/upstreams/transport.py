@@ -37,9 +37,8 @@ class Response(Protocol):
     @property
     def status(self) -> int: ...
 
-    @property
-    def fields(self) -> Mapping[str, str]:
-        """The header, by lower-case name; of a repeated field the last."""
+    def field(self, name: str) -> str | None:
+        """Of the header, by lower-case name; of a repeated one the last."""
         ...
 
     async def chunk(self, within_s: float) -> bytes:

@@ -34,7 +34,7 @@ class Head:
     """A reply's status and header fields, by lower-case name; of a repeated field the last."""
 
     status: int
-    fields: dict[str, str]
+    fields: dict[bytes, bytes]
 
 
 class Connection(asyncio.Protocol):
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        self._fields: dict[str, str] = {}
+        self._fields: dict[bytes, bytes] = {}
         self._n_head_bytes = 0
         self._head: Head | None = None
         self._is_complete = False
@@ -148,9 +148,10 @@ class Connection(asyncio.Protocol):
                 self._fail("the server sent what is no HTTP reply")
         except httptools.HttpParserUpgrade:
             self._fail("the server wants another protocol")
+        self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
-        has_length = "content-length" in self._fields or "chunked" in self._fields.get("transfer-encoding", "")
+        has_length = b"content-length" in self._fields or b"chunked" in self._fields.get(b"transfer-encoding", b"")
         if self._head is not None and not has_length and error is None and self._error is None:
             self._is_complete = True  # by HTTP/1.0's rule the end of the connection is the end of the body
         if self._error is None:
@@ -169,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._n_head_bytes += len(name) + len(value)
         if self._n_head_bytes > MAX_HEAD_BYTES:
             raise TransportError("the reply's header is too large")
-        self._fields[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._fields[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -177,7 +178,6 @@ class Connection(asyncio.Protocol):
             self._fields = {}  # an interim reply: the one that counts follows it
         else:
             self._head = Head(status, self._fields)
-            self._wake()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -185,14 +185,12 @@ class Connection(asyncio.Protocol):
         if self._n_buffered > READ_AHEAD_BYTES and not self._is_reading_paused and self._transport is not None:
             self._is_reading_paused = True
             self._transport.pause_reading()
-        self._wake()
 
     def on_message_complete(self) -> None:
         if self._head is not None:
             self._is_complete = True
             self._is_awaiting = False
             self._stays = bool(self._parser.should_keep_alive())
-            self._wake()
 
 
 def _expire(waiter: "asyncio.Future[None]") -> None:
@@ -205,9 +203,13 @@ class WireResponse:
 
     def __init__(self, pool: "WireTransport", connection: Connection, head: Head) -> None:
         self.status = head.status
-        self.fields = head.fields
+        self._fields = head.fields
         self._pool = pool
         self._connection: Connection | None = connection
+
+    def field(self, name: str) -> str | None:
+        value = self._fields.get(name.encode())
+        return None if value is None else value.decode("latin-1")
 
     async def chunk(self, within_s: float) -> bytes:
         """Raises TransportError, or TimeoutError."""

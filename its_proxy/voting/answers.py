@@ -118,6 +118,8 @@ def answer_of(written: str, kind: AnswerKind) -> Answer:
 
 def after_reasoning(text: str) -> str | None:
     """What follows the last closed reasoning part; None when the reasoning never ends."""
+    if "<" not in text:
+        return text
     for opening, closing in (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>")):
         text = text.rpartition(closing)[2]
         if opening in text:

@@ -9,7 +9,7 @@ The result depends on the set of ballots alone, never on the order in which they
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum, isfinite
 from typing import TypeAlias
 
@@ -39,6 +39,10 @@ class AnswerClass:
     """Ballots whose answers count as the same, by index; the first one's answer is shown."""
 
     ballots: tuple[Ballot, ...]
+    weight: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", sum([ballot.weight for ballot in self.ballots]))
 
     @property
     def answer(self) -> Answer:
@@ -47,10 +51,6 @@ class AnswerClass:
     @property
     def index(self) -> int:
         return self.ballots[0].index
-
-    @property
-    def weight(self) -> int:
-        return sum([ballot.weight for ballot in self.ballots])
 
     @property
     def confidence(self) -> float | None:

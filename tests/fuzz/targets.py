@@ -120,7 +120,7 @@ def wire(data: bytes) -> None:
     assert error is not None or 200 <= status <= 999
 
 
-async def _exchange(pieces: list[bytes]) -> tuple[int, dict[str, str], bytes, str | None]:
+async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes, str | None]:
     """Status, header and body of a reply after which the server leaves, and what was wrong with it."""
     transport = _Transport()
     connection = Connection()
