@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability audit \
+.PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability bench audit \
 	check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm \
 	guard-update schema clean
 
@@ -54,6 +54,10 @@ fuzz: environment ## schemathesis, hypothesis and atheris, some minutes; ARGS="-
 
 reliability: environment ## write docs/reliability.md from docs/results/reliability/
 	@.venv/bin/python -m benchmarks.reliability.page
+
+# The environments of LiteLLM, its_hub, optillm and of a plain proxy are made first; what cannot be had is left out.
+bench: environment ## its-proxy beside nginx, LiteLLM, its_hub, optillm, 15 quiet minutes, into docs/performance.md; ARGS=--quick: 3
+	@.venv/bin/python -m benchmarks.speed --page $(ARGS)
 
 # Needs the advisory services of PyPI and OSV, so it is for a scheduled job, and no part of what a change must pass.
 audit: ## look up every pinned package for known vulnerabilities; fails where one cannot be looked up

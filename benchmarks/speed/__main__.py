@@ -1,116 +1,161 @@
-"""Measures, and writes what was seen as a table and as JSON."""
+"""Measures, and writes what was seen as lines and as JSON."""
 
 import asyncio
-import json
 import os
-import platform
-from collections import defaultdict
+import sys
+import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
-from benchmarks.speed.processes import OTHER_CORE, Loaded, build, free_port, load, rss_mib, running
-from benchmarks.speed.scenarios import SCENARIOS, Scenario
-from benchmarks.speed.targets import TARGETS, Target
+from benchmarks.speed import page
+from benchmarks.speed.bench import Bench, Running, benched, ready
+from benchmarks.speed.chat import chat
+from benchmarks.speed.draws import draws
+from benchmarks.speed.hang_ups import hang_up
+from benchmarks.speed.peers import ITS_HUB, LITELLM, OPTILLM, PLAIN
+from benchmarks.speed.processes import peak_rss_mib
+from benchmarks.speed.rates import Pace, columns, line, measure
+from benchmarks.speed.results import conditions, save
+from benchmarks.speed.scenarios import Scenario, scenarios
+from benchmarks.speed.targets import DIRECT, ITS_PROXY, NGINX, Target
+from benchmarks.speed.votes import Looked, look
 
-Seen = dict[tuple[str, str], list[Loaded]]
-"""(scenario, target) -> a measurement a round"""
-
-
-async def measure(scenarios: Sequence[Scenario], targets: Sequence[str], rounds: int, seconds: float) -> Seen:
-    """Scenarios whose upstream behaves alike are measured before one upstream."""
-    seen: Seen = defaultdict(list)
-    with TemporaryDirectory() as name:
-        programs = Path(name)
-        build(programs)
-        for number, (behaviour, alike) in enumerate(groupby(scenarios, key=lambda scenario: scenario.upstream)):
-            folder = programs / str(number)
-            folder.mkdir()
-            await _measure_before_one(list(alike), behaviour, targets, rounds, seconds, programs, folder, seen)
-    return seen
-
-
-async def _measure_before_one(
-    scenarios: Sequence[Scenario],
-    behaviour: tuple[float, int, float],
-    targets: Sequence[str],
-    rounds: int,
-    seconds: float,
-    programs: Path,
-    folder: Path,
-    seen: Seen,
-) -> None:
-    port = free_port()
-    upstream = [str(programs / "upstream"), str(port), *map(str, behaviour)]
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(running(upstream, folder / "upstream.log", OTHER_CORE, port))
-        started = [await stack.enter_async_context(TARGETS[name](folder, port)) for name in targets]
-        for scenario in scenarios:
-            able = [target for target in started if scenario.only is None or target.name in scenario.only]
-            for target in able:  # to be warm
-                await _load(programs, scenario, target, min(0.3, seconds))
-            for _ in range(rounds):
-                for target in able:
-                    seen[scenario.name, target.name].append(await _load(programs, scenario, target, seconds))
-            print(*(_line(scenario, target, seen[scenario.name, target.name]) for target in able), sep="\n", flush=True)
+TARGETS = {target.name: target for target in (DIRECT, NGINX, ITS_PROXY, PLAIN, ITS_HUB, LITELLM, OPTILLM)}
+OURS = ("direct", "nginx", "its-proxy")
+PARTS = ("rates", "starts", "hang-ups", "chat", "draws")
+QUICK_DOCS = page.PAGE.parents[1] / "build/bench"
+"""A quick run must not take the place of a long one."""
+_STARTS = 5
+_QUICKLY_STARTED = ("nginx", "its-proxy")
 
 
-async def _load(programs: Path, scenario: Scenario, target: Target, seconds: float) -> Loaded:
-    request = scenario.request(target.name, target.port)
-    return await load(programs, target.port, target.pid, scenario.connections, seconds, request)
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was asked for on the command line."""
+
+    pace: Pace
+    scenarios: Sequence[Scenario]
+    targets: Sequence[Target]
+    parts: Sequence[str]
+    is_quick: bool
+    out: Path | None
+    command: str
+
+    def save(self, name: str, figures: Any, **more: Any) -> None:
+        if self.out is not None:
+            told = conditions([target.name for target in self.targets]) | {"is_quick": self.is_quick}
+            save(self.out, name, self.command, told, figures, **more)
 
 
-def _line(scenario: Scenario, target: Target, seen: Sequence[Loaded]) -> str:
-    figures = figures_of(seen)
-    memory = "" if target.pid is None else f"  {rss_mib(target.pid):5.0f} MiB"
-    return (
-        f"{scenario.name:18} {target.name:10} {figures['cpu_ms']:8.4f} ms CPU  {figures['per_second']:9.0f}/s"
-        f"  p50 {figures['p50_ms']:8.3f}  p99 {figures['p99_ms']:8.3f} ms{memory}"
-        + (f"  {figures['failed']} failed" if figures["failed"] else "")
-    )
+async def run(wanted: Run) -> list[str]:
+    """What went wrong: votes that are none, targets without which nothing can be compared."""
+    async with benched(wanted.targets) as bench:
+        for name, reason in bench.missing.items():
+            print(f"{name}: left out: {reason}", flush=True)
+        looked = await look(bench)
+        wrong = [f"{name}, {kind}: {seen.wrong}" for name, by_kind in looked.items()
+                 for kind, seen in by_kind.items() if seen.wrong]  # fmt: skip
+        print(*(f"NOT TIMED: {line}" for line in wrong), sep="\n", end="\n" if wrong else "", flush=True)
+        if "rates" in wanted.parts:
+            await _rates(wanted, bench, looked)
+        if "chat" in wanted.parts and (its_proxy := bench.named("its-proxy")) is not None:
+            chatted = await chat(bench, its_proxy, share=0.2 if wanted.is_quick else 1.0)
+            wanted.save("chat", {name: asdict(each) for name, each in chatted.items()})
+        if "hang-ups" in wanted.parts:
+            left = await hang_up(bench, ("nginx", "its-proxy") if wanted.is_quick else None)
+            wanted.save("hang-ups", {way: {name: asdict(each) for name, each in by_target.items()}
+                                     for way, by_target in left.items()})  # fmt: skip
+        if "starts" in wanted.parts:
+            wanted.save("starts", await _starts(wanted, bench))
+    if "draws" in wanted.parts:
+        wanted.save("draws", draws(rounds=1 if wanted.is_quick else 5))
+    missing = [f"{name}: {reason}" for name, reason in bench.missing.items() if name == "its-proxy"]
+    return missing + wrong
 
 
-def figures_of(seen: Sequence[Loaded]) -> dict[str, Any]:
-    """The middle of all rounds."""
-    told = [one.told for one in seen]
-    wholes = [one["whole_ms"] or {"p50": 0.0, "p99": 0.0} for one in told]
-    firsts = [one["first_ms"] or {"p50": 0.0} for one in told]
-    return {
-        "cpu_ms": round(median(one.cpu_ms for one in seen), 4),
-        "per_second": round(median(one["per_second"] for one in told), 1),
-        "p50_ms": median(whole["p50"] for whole in wholes),
-        "p99_ms": median(whole["p99"] for whole in wholes),
-        "first_byte_p50_ms": median(first["p50"] for first in firsts),
-        "failed": sum(one[key] for one in told for key in ("other", "broken", "unconnected", "unfinished")),
-    }
+async def _rates(wanted: Run, bench: Bench, looked: dict[str, dict[str, Looked]]) -> None:
+    seen: dict[str, Any] = {}
+    for scenario in wanted.scenarios:
+        kinds = ["stream", scenario.kind] if scenario.is_stream else [scenario.kind]
+        sound = [running for running in bench.running
+                 if not any(kind in looked[running.target.name] and looked[running.target.name][kind].wrong
+                            for kind in kinds)]  # fmt: skip
+        figures = await measure(Bench(bench.programs, bench.upstream, sound), scenario, wanted.pace)
+        print(*(line(scenario, name, each) for name, each in figures.items()), sep="\n", flush=True)
+        seen[scenario.name] = {name: columns(each) for name, each in figures.items()}
+    told = {name: {kind: asdict(one) for kind, one in by_kind.items()} for name, by_kind in looked.items()}
+    pace = {"rounds": wanted.pace.rounds, "seconds": wanted.pace.seconds, "load average after": os.getloadavg()[0]}
+    wanted.save("rates", seen, looked=told, missing=bench.missing, pace=pace)
 
 
-@click.command(help=__doc__)
-@click.option("--rounds", default=3, show_default=True)
-@click.option("--seconds", default=1.0, show_default=True, help="Of each measurement.")
+async def _starts(wanted: Run, bench: Bench) -> dict[str, Any]:
+    """Of all that are running, and some more of those that start quickly; the most that each held is of the former."""
+    started: dict[str, Any] = {
+        running.target.name: {"ready_s": [running.ready_s], "idle_mib": [running.idle_mib],
+                              "peak_mib": round(peak_rss_mib(running.process.pid), 1)}
+        for running in bench.running
+        if running.process.pid is not None
+    }  # fmt: skip
+    for name in _QUICKLY_STARTED:
+        if name in started:
+            for _ in range(1 if wanted.is_quick else _STARTS):
+                again = await _started_again(TARGETS[name], bench)
+                started[name]["ready_s"].append(again.ready_s)
+                started[name]["idle_mib"].append(again.idle_mib)
+    return started
+
+
+async def _started_again(target: Target, bench: Bench) -> Running:
+    with TemporaryDirectory() as folder:
+        async with ready(target, Path(folder), bench.upstream) as running:
+            return running
+
+
+@click.command(help=sys.modules["benchmarks.speed"].__doc__)
+@click.option("--rounds", default=5, show_default=True, help="Of the quick targets; slow ones go fewer.")
+@click.option("--seconds", default=0.7, show_default=True, help="Of each measurement of a quick target, at least.")
+@click.option("--quick", is_flag=True, help="One short round, 2 to 3 minutes: whether all works.")
 @click.option("--only", multiple=True, help="Scenarios; all by default.")
-@click.option("--target", "targets", multiple=True, type=click.Choice(list(TARGETS)), help="All by default.")
-@click.option("--out", type=click.Path(path_type=Path), help="A JSON file for the figures.")
-def main(rounds: int, seconds: float, only: Sequence[str], targets: Sequence[str], out: Path | None) -> None:
-    scenarios = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
-    scenarios.sort(key=lambda scenario: scenario.upstream)
-    load_before = os.getloadavg()[0]
-    seen = asyncio.run(measure(scenarios, targets or list(TARGETS), rounds, seconds))
-    if out is not None:
-        document = {
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "conditions": {"python": platform.python_version(), "cores": os.cpu_count(), "rounds": rounds,
-                           "seconds": seconds, "load average before": round(load_before, 1)},
-            "figures": {f"{scenario}: {target}": figures_of(each) for (scenario, target), each in seen.items()},
-        }  # fmt: skip
-        out.write_text(json.dumps(document, indent=1) + "\n")
+@click.option(
+    "--target", "targets", multiple=True, type=click.Choice(list(TARGETS)), help="All by default; no peers with --only."
+)
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="All by default; rates with --only.")
+@click.option("--out", type=click.Path(path_type=Path), help="A folder for JSON files.")
+@click.option(
+    "--page",
+    "with_page",
+    is_flag=True,
+    help="Write docs/performance.md and what it is made from; quick: into build/bench.",
+)
+def main(
+    rounds: int, seconds: float, quick: bool, only: Sequence[str], targets: Sequence[str], parts: Sequence[str],
+    out: Path | None, with_page: bool,
+) -> None:  # fmt: skip
+    known = scenarios(quick)
+    if strange := set(only) - {scenario.name for scenario in known}:
+        raise click.BadParameter(f"no such scenario: {', '.join(strange)}; known: {', '.join(s.name for s in known)}")
+    began = time.monotonic()
+    docs = page.PAGE.parent if not quick else QUICK_DOCS
+    wanted = Run(
+        pace=Pace(1, 0.3, 1.0) if quick else Pace(rounds, seconds, 60.0),
+        scenarios=[scenario for scenario in known if not only or scenario.name in only],
+        targets=[target for name, target in TARGETS.items() if name in (targets or (OURS if only else TARGETS))],
+        parts=parts or (("rates",) if only else PARTS),
+        is_quick=quick,
+        out=docs / "results/performance" if with_page else out,
+        command=" ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+    )
+    wrong = asyncio.run(run(wanted))
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    if with_page:
+        page.write(docs / "results/performance", docs / page.PAGE.name)
+    if wrong:
+        sys.exit("not as it should be:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,74 @@
-"""What is asked: a body, how many ask at a time, and how the upstream behaves."""
+"""What is asked: the kind, how many ask at a time, and how the upstream behaves."""
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.speed.targets import Kind, Target
+from benchmarks.speed.upstream import Behaviour
+
+AT_ONCE = Behaviour()
 QUESTION = "A baker has 3 loaves and bakes 4 more. How many loaves are there now?"
+LARGE = QUESTION + " It is a long story." * 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Every connection asks once, the first of them within `ramp_s`; for streams that last."""
+
+    ramp_s: float
+    at_most_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`fields` go over the common body; `its` counts for its-proxy alone. `upstream`: delay in ms, events, ms between
-    two events. `only`: the targets that do it at all."""
+    """`only`: those that are worth their time here; None for all that can."""
 
     name: str
     says: str
+    kind: Kind
     connections: int
-    fields: dict[str, Any] = field(default_factory=dict)
-    its: dict[str, Any] | None = None
-    model: str = "model"
+    is_stream: bool = False
     prompt: str = QUESTION
-    upstream: tuple[float, int, float] = (0, 17, 0)
+    upstream: Behaviour = AT_ONCE
+    once: Once | None = None
     only: tuple[str, ...] | None = None
 
-    def request(self, target: str, port: int) -> bytes:
-        """The whole HTTP request."""
-        is_ours = target == "its-proxy"
-        model = self.model if is_ours else "model"
-        body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": self.prompt}], **self.fields}
-        if is_ours and self.its is not None:
-            body["its"] = self.its
-        data = json.dumps(body, separators=(",", ":")).encode()
-        lines = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-                 f"Content-Length: {len(data)}\r\n\r\n")  # fmt: skip
-        return lines.encode() + data
+    def is_for(self, target: Target) -> bool:
+        is_wanted = self.only is None or target.name in self.only
+        return is_wanted and self.kind in target.asks and self.connections <= target.most
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        return {"messages": [{"role": "user", "content": self.prompt}], **({"stream": True} if self.is_stream else {})}
 
 
-OFF, VOTE = {"vote": "off"}, {"n": 8, "vote": "always", "stop": "none"}
-STREAM = {"stream": True}
-LARGE = QUESTION + " It is a long story." * 50_000
-SCENARIOS = (
-    *(Scenario(f"passed-{c}", "JSON, passed through", c, model="passed") for c in (1, 16, 64, 256)),
-    *(Scenario(f"json-{c}", "JSON, rewritten", c, its=OFF) for c in (1, 16, 64, 256, 512)),
-    Scenario("slow-64", "JSON, rewritten, the model takes 50 ms", 64, its=OFF, upstream=(50, 17, 0)),
-    Scenario("sse-64", "a stream of 17 events, passed through", 64, fields=STREAM, model="passed"),
-    Scenario("sse-rewritten-64", "a stream of 17 events, rewritten", 64, fields=STREAM, its=OFF),
-    Scenario("paced-2000", "2,000 streams at a time, an event every 20 ms", 2000, fields=STREAM, model="passed",
-             upstream=(0, 50, 20)),
-    Scenario("vote-16", "a vote of 8, every candidate heard", 16, its=VOTE, only=("its-proxy",)),
-    Scenario("vote-1", "a vote of 8, every candidate heard", 1, its=VOTE, only=("its-proxy",)),
-    Scenario("vote-stream-16", "the same as a stream", 16, its=VOTE, fields=STREAM, only=("its-proxy",)),
-    Scenario("large-4", "a prompt of 1 MB, rewritten", 4, its=OFF, prompt=LARGE),
-)  # fmt: skip
+_FAST = ("direct", "nginx", "its-proxy")
+_WAYS = (*_FAST, "plain", "its_hub")
+CONCURRENCY = (1, 16, 64, 256, 512)
+
+
+def scenarios(is_quick: bool) -> tuple[Scenario, ...]:
+    """Quick: fewer and shorter streams."""
+    n_streams, n_events = (300, 30) if is_quick else (2000, 100)
+    paced = Once(ramp_s=n_events * 0.05 / 2, at_most_s=60)
+    slowly, quickly = Behaviour(0, n_events, 50), Behaviour(0, n_events, 20)
+    streams = f"{n_streams:,} streams at a time, {n_events} events each, one every"
+    return (
+        *(Scenario(f"passed-{c}", f"JSON passed through, {c} at a time", "passed", c, only=_FAST) for c in (1, 64)),
+        *(Scenario(f"json-{c}", f"JSON rewritten, {c} at a time", "rewritten", c) for c in CONCURRENCY),
+        Scenario("slow-64", "JSON rewritten, the model takes 50 ms, 64 at a time", "rewritten", 64,
+                 upstream=Behaviour(50)),
+        Scenario("sse-1", "a stream of 17 events, one at a time", "passed", 1, is_stream=True),
+        Scenario("sse-64", "a stream of 17 events, 64 at a time", "passed", 64, is_stream=True),
+        Scenario("sse-rewritten-64", "the same, rewritten", "rewritten", 64, is_stream=True, only=("its-proxy",)),
+        Scenario("paced-2000", f"{streams} 50 ms", "passed", n_streams, is_stream=True, upstream=slowly, once=paced,
+                 only=_WAYS),
+        Scenario("paced-fast-2000", f"{streams} 20 ms", "passed", n_streams, is_stream=True, upstream=quickly,
+                 once=paced, only=_FAST),
+        Scenario("vote-1", "a vote of 8, one at a time", "vote", 1),
+        Scenario("vote-16", "a vote of 8, 16 at a time", "vote", 16),
+        Scenario("vote-stream-16", "a vote of 8 answered as a stream, 16 at a time", "vote", 16, is_stream=True,
+                 only=("its-proxy",)),
+        Scenario("large-4", "a prompt of 1 MB, 4 at a time", "rewritten", 4, prompt=LARGE),
+    )  # fmt: skip

@@ -1,10 +1,15 @@
 /* A very cheap model server: one thread, epoll, answers of a chat completion or its stream, after a delay.
 
-       upstream PORT [delay_ms] [n_events] [event_delay_ms]
+       upstream PORT
 
    Answers end in \boxed{X}; X is drawn from a seeded distribution, so a vote has something to decide. A request with
-   "stream":true is answered with n_events content chunks; "n":8 with so many choices. GET /v1/models lists `model`,
-   GET /counters tells {"requests", "finished", "aborted", "running"}; POST /reset forgets them. */
+   "stream":true is answered with n_events content chunks; "n":8 with so many choices.
+   POST /behave, four numbers: delay_ms n_events event_delay_ms mode, forgets all counters and from then on behaves so:
+       mode 0  as above
+       mode 1  X is 3 7 3 7 7 3 7 7, over again: the first answer is not that of the majority, which is 7
+       mode 2  chat: no answer in it; n_events tokens and up to as many more, drawn, one every event_delay_ms
+   GET /v1/models lists `model`; GET /last is the body of the last completion asked for (the first 64 KiB);
+   GET /counters tells {"requests", "finished", "aborted", "running", "tokens"}. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,6 +27,7 @@
 
 #define MAX_FD 65536
 #define MAX_REQUEST (8 << 20)
+#define N_TOKENS 18 /* of a plain answer */
 
 typedef struct {
     int fd;             /* -1: closed */
@@ -30,7 +36,7 @@ typedef struct {
     char *out;          /* what has not left yet of a reply */
     size_t n_out, sent, cap_out;
     int is_waiting;     /* for its delay */
-    int is_stream, n_choices, event; /* of the reply under way */
+    int is_stream, n_choices, event, n_tokens; /* of the reply under way */
     unsigned generation; /* told apart from who had this descriptor before */
 } Conn;
 
@@ -49,9 +55,12 @@ typedef struct { /* one delay's timers fall due in the order in which they were 
 static Conn conns[MAX_FD];
 static Queue first, following;
 static int epoll_fd, n_events = 17;
-static unsigned long long n_requests, n_finished, n_aborted;
+static enum { DRAWN, SEQUENCE, CHAT } mode;
+static unsigned long long n_requests, n_finished, n_aborted, n_answers, n_tokens;
 static long n_running;
-static uint64_t draw_state = 88172645463325252ULL;
+static uint64_t draw_state;
+static char last[64 * 1024];
+static size_t n_last;
 
 static int64_t now_ns(void) {
     struct timespec t;
@@ -59,9 +68,15 @@ static int64_t now_ns(void) {
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static int draw_answer(void) {
+static unsigned draw(unsigned below) {
     draw_state ^= draw_state << 13, draw_state ^= draw_state >> 7, draw_state ^= draw_state << 17;
-    unsigned u = draw_state % 100;
+    return draw_state % below;
+}
+
+static int draw_answer(void) {
+    static const int sequence[] = {3, 7, 3, 7, 7, 3, 7, 7};
+    if (mode == SEQUENCE) return sequence[n_answers++ % 8];
+    unsigned u = draw(100);
     return u < 55 ? 7 : (int)(u % 10);
 }
 
@@ -145,8 +160,20 @@ static void answer_whole(Conn *c) {
                       "the answer is \\\\boxed{%d}.\"},\"logprobs\":null,\"finish_reason\":\"stop\"}",
                       k ? "," : "", k, draw_answer());
     n += snprintf(body + n, sizeof body - n,
-                  "],\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":%d,\"total_tokens\":%d}}", 18 * c->n_choices,
-                  40 + 18 * c->n_choices);
+                  "],\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":%d,\"total_tokens\":%d}}",
+                  N_TOKENS * c->n_choices, 40 + N_TOKENS * c->n_choices);
+    n_tokens += N_TOKENS * c->n_choices;
+    put_json(c, body, n);
+}
+
+static void answer_chat(Conn *c) {
+    char body[600];
+    int n = snprintf(body, sizeof body,
+                     "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"model\",\"choices\":["
+                     "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"It was a quiet morning, and the fog lay "
+                     "on the meadows until the sun came through.\"},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
+                     "\"usage\":{\"prompt_tokens\":40,\"completion_tokens\":%d,\"total_tokens\":%d}}",
+                     c->n_tokens, 40 + c->n_tokens);
     put_json(c, body, n);
 }
 
@@ -169,7 +196,7 @@ static int answer_event(Conn *c) {
         if (c->event + 1 < n_events) snprintf(delta, sizeof delta, "\"content\":\"word %d \"", c->event);
         else snprintf(delta, sizeof delta, "\"content\":\"\\\\boxed{%d}\"", draw_answer());
         put_event(c, delta, "null");
-        c->event++;
+        c->event++, n_tokens++;
         return 0;
     }
     put_event(c, "", "\"stop\"");
@@ -185,8 +212,14 @@ static void finish(Conn *c) {
 }
 
 static void go_on(Conn *c) {
+    if (!c->is_stream && mode == CHAT && c->event < c->n_tokens) {
+        c->event++, n_tokens++;
+        queue_push(&following, c->fd);
+        return;
+    }
     if (!c->is_stream) {
-        answer_whole(c);
+        if (mode == CHAT) answer_chat(c);
+        else answer_whole(c);
         finish(c);
         return;
     }
@@ -206,27 +239,51 @@ static void go_on(Conn *c) {
 
 static void told(Conn *c, const char *text) { put_json(c, text, strlen(text)), flush(c); }
 
-static void serve(Conn *c, const char *head, const char *body, size_t n_body) {
-    if (!strncmp(head, "GET /counters", 13)) {
-        char text[200];
-        snprintf(text, sizeof text, "{\"requests\":%llu,\"finished\":%llu,\"aborted\":%llu,\"running\":%ld}", n_requests,
-                 n_finished, n_aborted, n_running);
-        told(c, text);
-    } else if (!strncmp(head, "POST /reset", 11)) {
-        n_requests = n_finished = n_aborted = 0;
-        told(c, "{}");
-    } else if (!strncmp(head, "GET ", 4)) {
-        told(c, "{\"object\":\"list\",\"data\":[{\"id\":\"model\",\"object\":\"model\",\"owned_by\":\"bench\"}]}");
+static void tell_counters(Conn *c) {
+    char text[200];
+    snprintf(text, sizeof text, "{\"requests\":%llu,\"finished\":%llu,\"aborted\":%llu,\"running\":%ld,\"tokens\":%llu}",
+             n_requests, n_finished, n_aborted, n_running, n_tokens);
+    told(c, text);
+}
+
+static void behave(Conn *c, const char *body, size_t n_body) {
+    char text[100] = "";
+    double delay_ms, event_delay_ms;
+    int events, how;
+    memcpy(text, body, n_body < sizeof text ? n_body : sizeof text - 1);
+    if (n_running) {
+        told(c, "{\"is_busy\": true}"); /* a queue's delay must not change under its timers */
+    } else if (sscanf(text, "%lf %d %lf %d", &delay_ms, &events, &event_delay_ms, &how) != 4) {
+        told(c, "{\"is_wrong\": true}");
     } else {
-        n_requests++, n_running++;
-        c->is_waiting = 1, c->event = 0;
-        c->is_stream = memmem(body, n_body, "\"stream\":true", 13) || memmem(body, n_body, "\"stream\": true", 14);
-        const char *n = memmem(body, n_body, "\"n\":", 4);
-        c->n_choices = n ? atoi(n + 4) : 1;
-        if (c->n_choices < 1 || c->n_choices > 64) c->n_choices = 1;
-        if (first.delay_ns) queue_push(&first, c->fd);
-        else go_on(c);
+        first.delay_ns = delay_ms * 1e6, following.delay_ns = event_delay_ms * 1e6, n_events = events, mode = how;
+        n_requests = n_finished = n_aborted = n_answers = n_tokens = n_last = 0;
+        draw_state = 88172645463325252ULL;
+        first.count = following.count = 0; /* what is left are timers of those who have gone */
+        told(c, "{}");
     }
+}
+
+static void complete(Conn *c, const char *body, size_t n_body) {
+    n_requests++, n_running++;
+    memcpy(last, body, n_last = n_body < sizeof last ? n_body : sizeof last);
+    c->is_waiting = 1, c->event = 0;
+    c->is_stream = memmem(body, n_body, "\"stream\":true", 13) || memmem(body, n_body, "\"stream\": true", 14);
+    const char *n = memmem(body, n_body, "\"n\":", 4);
+    c->n_choices = n ? atoi(n + 4) : 1;
+    if (c->n_choices < 1 || c->n_choices > 64) c->n_choices = 1;
+    c->n_tokens = mode == CHAT ? n_events + (int)draw(n_events + 1) : 0;
+    if (first.delay_ns) queue_push(&first, c->fd);
+    else go_on(c);
+}
+
+static void serve(Conn *c, const char *head, const char *body, size_t n_body) {
+    if (!strncmp(head, "GET /counters", 13)) tell_counters(c);
+    else if (!strncmp(head, "GET /last", 9)) put_json(c, last, n_last), flush(c);
+    else if (!strncmp(head, "POST /behave", 12)) behave(c, body, n_body);
+    else if (!strncmp(head, "GET ", 4))
+        told(c, "{\"object\":\"list\",\"data\":[{\"id\":\"model\",\"object\":\"model\",\"owned_by\":\"bench\"}]}");
+    else complete(c, body, n_body);
 }
 
 /* Takes every whole request that has come; a client that sends the next one early waits for its turn. */
@@ -302,10 +359,8 @@ static void accept_all(int listener) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) return fprintf(stderr, "upstream PORT [delay_ms] [n_events] [event_delay_ms]\n"), 2;
-    if (argc > 2) first.delay_ns = atof(argv[2]) * 1e6;
-    if (argc > 3) n_events = atoi(argv[3]);
-    if (argc > 4) following.delay_ns = atof(argv[4]) * 1e6;
+    if (argc != 2) return fprintf(stderr, "upstream PORT\n"), 2;
+    draw_state = 88172645463325252ULL;
     signal(SIGPIPE, SIG_IGN);
     for (int fd = 0; fd < MAX_FD; fd++) conns[fd].fd = -1;
     epoll_fd = epoll_create1(0);
