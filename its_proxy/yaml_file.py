@@ -16,8 +16,11 @@ from its_proxy.codesign.errors import ConfigError
 from its_proxy.dotted import Key, dotted
 
 MAX_FILE_BYTES = 1 << 20
-# Far above any real file (twenty models are some 300 nodes); they bound the work that a hostile file can cause.
-MAX_NODES = 10_000
+# Far above any real file (twenty models are some 300 nodes, ten thousand keys 50,000); they bound the work that a
+# hostile file can cause.
+MAX_NODES = 60_000
+# What aliases may add to that, by repeating values.
+MAX_REPEATED = 10_000
 MAX_ALIASES = 1_000
 MAX_DEPTH = 20
 MAX_SCALAR_CHARS = 4_096
@@ -28,30 +31,32 @@ class _BoundedLoader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = self._nodes = self._aliases = 0
+        self._depth = self.n_nodes = self._aliases = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        self._nodes += 1
+        self.n_nodes += 1
         self._aliases += isinstance(event, yaml.AliasEvent)
         self._depth += 1
         too_long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR_CHARS
-        _bound(event.start_mark, self._depth, self._nodes, self._aliases, too_long)
+        _bound(event.start_mark, self._depth, self.n_nodes, self._aliases, too_long)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
     def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         # The scanner reads a thousand brackets ahead before the first node is composed.
-        _bound(self.get_mark(), self.flow_level + 1, 0)
+        _bound(self.get_mark(), self.flow_level + 1)
         super().fetch_flow_collection_start(TokenClass)
 
 
-def _bound(mark: Any, depth: int, nodes: int, aliases: int = 0, too_long: bool = False) -> None:
+def _bound(mark: Any, depth: int, nodes: int = 0, aliases: int = 0, too_long: bool = False, repeated: int = 0) -> None:
     if depth > MAX_DEPTH:
         problem = f"nested deeper than {MAX_DEPTH} levels"
     elif nodes > MAX_NODES:
-        problem = f"more than {MAX_NODES:,} values, aliases expanded"
+        problem = f"more than {MAX_NODES:,} values"
+    elif repeated > MAX_REPEATED:
+        problem = f"more than {MAX_REPEATED:,} values that aliases repeat"
     elif aliases > MAX_ALIASES:
         problem = f"more than {MAX_ALIASES:,} aliases"
     elif too_long:
@@ -107,12 +112,12 @@ class _Reading:
         self.lines: dict[Key, str] = {}
         self._loader = loader
         self._file_name = file_name
-        self._nodes = 0
+        self._n_visits = 0
 
     def plain(self, node: yaml.Node, key: Key) -> Any:
         # Counted at each visit: a value behind ten aliases costs ten times, which is what defuses a bomb.
-        self._nodes += 1
-        _bound(node.start_mark, len(key) + 1, self._nodes)
+        self._n_visits += 1
+        _bound(node.start_mark, len(key) + 1, repeated=self._n_visits - self._loader.n_nodes)
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, key)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":

@@ -154,3 +154,13 @@ def test_a_yaml_bomb_is_refused_within_100_ms(tmp_path, text):
             read_yaml(file)
         spent.append(time.process_time() - start)
     assert min(spent) < 0.1
+
+
+def test_a_file_may_hold_ten_thousand_keys(tmp_path):
+    file = tmp_path / "its.yaml"
+    file.write_text("keys:\n" + "".join(f"- {{name: team {n}, sha256: {n:064x}}}\n" for n in range(10_000)))
+    values, _ = read_yaml(file)
+    assert len(values["keys"]) == 10_000
+    file.write_text("strategies: [" + "a, " * 60_000 + "]")
+    with pytest.raises(ConfigError, match="more than 60,000 values"):
+        read_yaml(file)

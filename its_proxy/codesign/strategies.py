@@ -75,8 +75,8 @@ def _similar(situation: Situation) -> Steps:
 def _dissimilar(situation: Situation) -> Steps:
     """Unrelated is checked twice: the domain by the query's words, the persona by the words of the query's domain."""
     draw = situation.draw
-    own = taxonomy.domain_of(draw.text)
-    domains = taxonomy.unrelated_domains(draw.text)
+    scores = taxonomy.relatedness(draw.text)
+    own, domains = taxonomy.strongest(scores), taxonomy.unrelated(scores)
     first = draw.number("domain") % len(domains)
     if situation.pool is None:
         return (yield from _persona(domains[first], situation))
