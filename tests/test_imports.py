@@ -30,6 +30,8 @@ UNUSED = (
     "its_proxy.upstreams.embedded",
     "its_proxy.upstreams.engine",
     "its_proxy.yaml_file",
+    "aiohttp",
+    "attr",
     "difflib",
     "huggingface_hub",
     "jsonschema",
