@@ -1,7 +1,7 @@
 """One query -> candidates -> one vote, over any upstream: one task group, one deadline.
 
 Candidates are separate calls with seeds of their own. A first wave may be smaller than n: then more are
-started when those that run cannot decide the vote any more, and just as many as could. As soon as the vote
+started when those that run cannot decide the vote any more; where answers disagree, as many again. As soon as the vote
 cannot change, the others are cancelled, each by closing its own call; when the caller leaves, all of them are.
 Answers that are written differently are compared before they are counted, as far as the deadline allows.
 """
@@ -215,14 +215,18 @@ class _Query:
         finished = self._finished()
         n_running = self._n_started - len(self._received)
         expected = len(finished) + n_running
+        ballots = _ballots(finished)
         needed = n_to_start(
             plan.rules.stop,
-            _ballots(finished),
+            ballots,
             _weight_of(finished, "no_answer"),
             [self._weight(index) for index in range(self._n_started) if index not in self._received],
             [self._weight(index) for index in range(self._n_started, plan.n)],
             plan.rules.min_agreement,
         )
+        if needed and len({ballot.answer.form for ballot in ballots}) > 1:
+            # Every top-up lasts as long as a candidate, so there should be few: docs/cheaper-votes.md has the figures.
+            needed = max(needed, self._n_started)
         has_lost = len(finished) < len(self._received)
         needed = max(needed, plan.n_choices - expected, _quorum(plan) - expected if has_lost else 0)
         if n_running == 0:

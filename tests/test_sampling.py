@@ -533,18 +533,25 @@ async def test_a_first_wave_that_agrees_is_all_that_is_asked():
     assert outcome.vote.agreement == 1.0
 
 
-async def test_one_who_disagrees_costs_one_more_and_no_more():
-    upstream = Scripted([box(1), box(2), *[box(1)] * 6], turns=[0, 1, 2, 3, 4, 5])
-    outcome = await sample(plan_of(upstream, n_first=5), "req")
-    assert (outcome.stopped, outcome.vote.answer.text, len(upstream.asked)) == ("decided", "1", 6)
+async def test_one_who_disagrees_doubles_what_has_been_asked():
+    """Six could decide, but whoever else disagrees would then cost a wave of its own."""
+    upstream = Scripted([box(1), box(2), *[box(1)] * 14], turns=[0, 1, 2, 3])
+    outcome = await sample(plan_of(upstream, n_first=4, stop="beta"), "req")
+    assert (outcome.stopped, outcome.vote.answer.text, len(upstream.asked)) == ("decided", "1", 8)
+
+
+async def test_one_who_abstains_costs_no_more_than_could_decide():
+    upstream = Scripted([box(1), NO_ANSWER, *[box(1)] * 14], turns=[0, 1, 2, 3])
+    outcome = await sample(plan_of(upstream, n_first=4, stop="beta"), "req")
+    assert (outcome.stopped, outcome.vote.answer.text, len(upstream.asked)) == ("decided", "1", 5)
 
 
 async def test_more_are_started_while_others_still_run_if_those_cannot_decide_alone():
-    """The second candidate disagrees at once: its replacement does not wait for the slow ones."""
+    """The second candidate disagrees at once: the next wave does not wait for the slow ones."""
     upstream = Scripted([box(1), box(2), *[box(1)] * 6], turns=[0, 0, None, None, None, None, None, None])
     plan = plan_of(upstream, n_first=5, deadline_s=0.1, quorum=0)
     await sample(plan, "req")
-    assert len(upstream.asked) == 6
+    assert len(upstream.asked) == 8
 
 
 async def test_a_running_wave_that_can_decide_alone_is_waited_for():
