@@ -46,6 +46,21 @@ check-deploy: environment ## deploy/ by the tools of those who run it: kubectl, 
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	ITS_CHECK="$$said" .venv/bin/python -m pytest tests/real_deploy $(ARGS)
 
+.PHONY: test-clients test-clients-newest results-clients
+# deploy/clients_environment.py says which groups of clients this machine can have; the others' tests are skipped.
+test-clients: environment ## a dozen real OpenAI clients, pinned, before its-proxy; ITS_REQUIRE_CLIENTS=1: none skipped
+	@said=$$($(PYTHON) deploy/clients_environment.py) || exit 1; \
+	ITS_CLIENTS="$$said" .venv/bin/python -m pytest tests/clients $(ARGS)
+
+test-clients-newest: environment ## the same with the newest that the registries hold today
+	@said=$$($(PYTHON) deploy/clients_environment.py --newest) || exit 1; \
+	ITS_CLIENTS="$$said" ITS_CLIENTS_ARE=newest .venv/bin/python -m pytest tests/clients $(ARGS)
+
+results-clients: environment ## run both, into docs/results/clients.json and the tables of docs/clients.md
+	@ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients; \
+	ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients-newest; \
+	.venv/bin/python -m tests.clients.page
+
 torture: environment ## what its-proxy survives, the long forms, two hours; ARGS="soak faults": some of them
 	@.venv/bin/python -m benchmarks.reliability $(ARGS)
 

@@ -1,4 +1,4 @@
-"""A scripted upstream: a real HTTP server that speaks OpenAI's chat completions and says what a test tells it to.
+"""A scripted upstream: a real HTTP server that speaks OpenAI's completions and says what a test tells it to.
 
 It counts what reached it, what it finished and what was hung up on, which is how tests see cancellation.
 """
@@ -135,19 +135,17 @@ async def _answer(
         return web.Response(body=say.raw, content_type="application/json", headers=say.headers)
     if body.get("stream"):
         return await _stream(request, body, say)
+    said = (
+        {"text": say.text}
+        if "prompt" in body
+        else {"message": {"role": "assistant", "content": say.text, **say.message}}
+    )
     document = {
         "id": "cmpl-upstream",
-        "object": "chat.completion",
+        "object": "text_completion" if "prompt" in body else "chat.completion",
         "created": 1,
         "model": body["model"],
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": say.text, **say.message},
-                "logprobs": None,
-                "finish_reason": say.finish_reason,
-            }
-        ],
+        "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": say.finish_reason}],
         "usage": _usage(say.completion_tokens),
     }
     if body.get("return_token_ids") and upstream.tokens is not None:
@@ -174,8 +172,8 @@ async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.S
     if say.finish_reason is not None:
         await response.write(_event(body, {}, say.finish_reason))
         if options.get("include_usage"):
-            last = {"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": _usage(say.completion_tokens)}
-            await response.write(b"data: " + json.dumps(last).encode() + b"\n\n")
+            last = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": []}
+            await response.write(_data({**last, "usage": _usage(say.completion_tokens)}))
         await response.write(b"data: [DONE]\n\n")
     return response
 
@@ -187,10 +185,17 @@ def _numbered(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event(body: dict[str, Any], delta: dict[str, Any], finish_reason: str | None, usage: Any = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": body["model"], "choices": [choice]}
+    is_chat = "prompt" not in body
+    told = {"delta": delta} if is_chat else {"text": delta.get("content", "")}
+    choice = {"index": 0, **told, "logprobs": None, "finish_reason": finish_reason}
+    kind = "chat.completion.chunk" if is_chat else "text_completion"
+    chunk = {"id": "c", "object": kind, "created": 1, "model": body["model"], "choices": [choice]}
     if usage is not None:
         chunk["usage"] = usage
+    return _data(chunk)
+
+
+def _data(chunk: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 

@@ -1,0 +1,124 @@
+"""Prepares the environments that `make test-clients` runs real clients from; tells where they are, as one JSON object.
+
+    python deploy/clients_environment.py             # {"sdks": {"folder": "..."}, "aider": {"because": "..."}, ...}
+    python deploy/clients_environment.py --newest    # what the registries hold today, in place of the pinned
+    python deploy/clients_environment.py sdks        # one of the pinned alone: its path
+
+Clients share an environment where their dependencies agree. A group that this machine cannot have tells why; a failure
+ends this with another code than 0. To refresh the pins: `--newest`, then `pip freeze --all --exclude pip` in each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cache import CHECKOUT, CannotInstall, building, environment_named, install, is_whole, lock_beside, stop
+from pinned import Pinned, unavailable
+
+DEPLOY = Path(__file__).parent
+NPM_FOLDER = CHECKOUT / "tests/real_litellm"  # its lock file names that package alone
+# The range of the `litellm` extra: releases beyond it have been malicious before.
+LITELLM = "litellm>=1.106.2,<1.107"
+NPM_INSTALL = ("npm", "install", "openai", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
+# Group -> what is asked for, the program that proves it, and whose pins are here.
+OWN = {
+    "sdks": (
+        ("openai", "langchain-openai", "llama-index-llms-openai-like", "instructor", "pydantic-ai-slim[openai]", "llm"),
+        "llm",
+    ),
+    "lm-eval": (("lm-eval[api]",), "lm_eval"),
+    "aider": (("aider-chat",), "aider"),
+    "guidellm": (("guidellm",), "guidellm"),
+}
+# Those that other tests run from, too.
+SHARED = {
+    "inspect": ("eval_environment.py", ("inspect-ai", "openai")),
+    "litellm": ("litellm_environment.py", (LITELLM, "openai")),
+}
+
+
+def pinned(name: str) -> None:
+    """Prints the path of one of our own groups; code 69 and why where there can be none."""
+    asked_for, program = OWN[name]
+    variable = f"ITS_CLIENTS_{name.upper().replace('-', '_')}"
+    Pinned(f"clients-{name}", program=program, variable=variable, what=", ".join(asked_for)).provide()
+
+
+def newest(name: str) -> None:
+    """The same of a group as the registries hold it today: built once a day."""
+    asked_for = OWN[name][0] if name in OWN else SHARED[name][1]
+    try:
+        with redirect_stdout(sys.stderr):
+            environment = environment_named(f"newest-{name}", *asked_for, datetime.now(UTC).date().isoformat())
+            with lock_beside(environment) as lock:
+                if not is_whole(environment):
+                    with building(environment, f"the environment with the newest {', '.join(asked_for)}"):
+                        install(environment, lock, "--prefer-binary", *asked_for)
+    except CannotInstall as error:
+        if not error.is_out_of_reach:
+            stop(str(error))
+        unavailable(str(error))
+    print(environment)
+
+
+def newest_npm() -> None:
+    """OpenAI's package for JavaScript, likewise."""
+    folder = environment_named("newest-npm", "openai", datetime.now(UTC).date().isoformat())
+    with lock_beside(folder):
+        if not (folder / "complete").exists():
+            folder.mkdir(exist_ok=True)
+            command = [
+                "npm",
+                "install",
+                "--prefix",
+                str(folder),
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                "openai",
+            ]
+            try:
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            except FileNotFoundError:
+                unavailable("npm is not installed")
+            if done.returncode != 0:
+                stop(f"npm install fails: {done.stderr.strip()[-300:]}")
+            (folder / "complete").touch()
+    print(folder)
+
+
+def whole(*, is_newest: bool) -> dict[str, dict[str, str]]:
+    """Every group: its folder, or because of what there is none."""
+    this = str(Path(__file__))
+    if is_newest:
+        commands = {name: [this, "--newest", name] for name in (*OWN, *SHARED, "npm")}
+    else:
+        commands = {name: [this, name] for name in OWN}
+        commands |= {name: [str(DEPLOY / script)] for name, (script, _) in SHARED.items()}
+        commands["npm"] = [str(DEPLOY / "npm_packages.py"), str(NPM_FOLDER)]
+    # Its wheels are built for CPUs by others, release by release: there is no newer one than that which is pinned.
+    commands["vllm"] = [str(DEPLOY / "vllm_environment.py")]
+    return {name: told(command) for name, command in commands.items()}
+
+
+def told(command: list[str]) -> dict[str, str]:
+    done = subprocess.run([sys.executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    if done.returncode == os.EX_UNAVAILABLE:
+        return {"because": done.stdout.strip()}
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    return {"folder": done.stdout.strip()}
+
+
+if __name__ == "__main__":
+    is_newest, names = "--newest" in sys.argv[1:], [name for name in sys.argv[1:] if name != "--newest"]
+    if not names:
+        print(json.dumps(whole(is_newest=is_newest)))
+    elif names == ["npm"]:
+        newest_npm()
+    else:
+        (newest if is_newest else pinned)(names[0])
