@@ -40,6 +40,9 @@ test-litellm: environment ## LiteLLM in front of its-proxy, and its_litellm insi
 	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
 	"$$said/bin/python" -m pytest tests/real_litellm $(ARGS)
 
+test-wheel: environment ## wheel and sdist, installed into new environments (1 GB, some minutes) and used outside of the checkout
+	@.venv/bin/python -m pytest tests/real_wheel $(ARGS)
+
 check-deploy: environment ## deploy/ by the tools of those who run it: kubectl, promtool, hadolint, schemas; ITS_REQUIRE_CHECK=1: never skipped
 	@said=$$($(PYTHON) deploy/check_environment.py); code=$$?; \
 	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_CHECK" != 1 ]; then echo "SKIPPED: checks of deploy/: $$said"; exit; fi; \

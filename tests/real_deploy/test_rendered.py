@@ -1,5 +1,7 @@
 """Every setting, rendered as kubectl would send it: valid, and put together as its parts mean it to be."""
 
+import re
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,23 @@ import yaml
 from its_proxy.server.build import build_context
 from its_proxy.settings import load_settings
 from tests.real_deploy.tools import (
+    CHART,
     KUBERNETES_VERSION,
-    OVERLAYS,
+    NAMES,
+    SETTINGS,
     labels_of,
     objects,
     passed,
     pod_of,
     rendered,
     selects,
+    tool,
+    values_of,
 )
 
 CRDS = Path(__file__).parent / "third_party/prometheus-operator"
 KEYS = {"TEAM_KEY": "team", "METRICS_KEY": "metrics", "VLLM_KEY": "vllm"}
-EVERY = pytest.mark.parametrize("setting", OVERLAYS)
+EVERY = pytest.mark.parametrize("setting", SETTINGS)
 OF_THE_OPERATOR = ("ServiceMonitor", "PrometheusRule")
 
 
@@ -91,10 +97,10 @@ def test_its_proxy_starts_with_what_the_config_maps_hold_and_asks_each_server_by
 def started_by(server, maps):
     """The address of each pod, and the name that it serves its checkpoint under."""
     container = pod_of(server)["containers"][0]
-    [source] = container["envFrom"]
     arguments = list(container["args"])
-    for name, value in maps[source["configMapRef"]["name"]].items():
-        arguments = [argument.replace(f"$({name})", value) for argument in arguments]
+    for source in container.get("envFrom", []):
+        for name, value in maps[source["configMapRef"]["name"]].items():
+            arguments = [argument.replace(f"$({name})", value) for argument in arguments]
     served, name = arguments[arguments.index("--served-model-name") + 1], server["metadata"]["name"]
     assert arguments[0].startswith("/checkpoints/")
     assert served.startswith(arguments[0].removeprefix("/checkpoints/") + "@")
@@ -120,7 +126,8 @@ def test_selectors_find_the_pods_that_they_are_for_and_no_others(setting):
     assert scaler["spec"]["scaleTargetRef"]["name"] == "its-proxy"
     assert "replicas" not in next(one for one in workloads if one["kind"] == "Deployment")["spec"]
     [monitor] = objects(setting, "ServiceMonitor")
-    services = [s for s in objects(setting, "Service") if selects(monitor["spec"]["selector"], s["metadata"]["labels"])]
+    every = objects(setting, "Service")
+    services = [one for one in every if selects(monitor["spec"]["selector"], one["metadata"]["labels"])]
     assert [service["metadata"]["name"] for service in services] == ["its-proxy"]
     assert [port["name"] for port in services[0]["spec"]["ports"]] == [monitor["spec"]["endpoints"][0]["port"]]
 
@@ -169,7 +176,7 @@ def test_keys_come_from_one_secret_that_nobody_wrote_down(setting):
     names = set()
     for workload in objects(setting, "Deployment", "StatefulSet"):
         container = pod_of(workload)["containers"][0]
-        names |= {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
+        names |= {source["secretRef"]["name"] for source in container.get("envFrom", []) if "secretRef" in source}
         for variable in container.get("env", []):
             if "valueFrom" in variable:
                 assert variable["valueFrom"]["secretKeyRef"]["key"] in KEYS
@@ -188,3 +195,48 @@ def test_images_are_named_by_version(setting):
             assert "/" in container["image"]
             assert any(character.isdigit() for character in tag)
             assert "latest" not in tag
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_chart_runs_what_the_overlay_runs(name):
+    """All but how names are made: a chart's config maps have fixed ones, and its servers are told theirs directly."""
+    overlay, chart = (
+        {(one["kind"], one["metadata"]["name"]): one for one in objects(f"{by}/{name}")} for by in ("kustomize", "helm")
+    )
+    for key in chart:
+        if key[0] in ("PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy", "Service", "ServiceMonitor"):
+            assert chart[key]["spec"] == overlay[key]["spec"], key
+        if key[0] in ("Deployment", "StatefulSet"):
+            assert told(chart[key]) == told(overlay[key]), key
+    assert {key for key in overlay if key[0] not in ("ConfigMap", "Namespace")} == {
+        key for key in chart if key[0] != "ConfigMap"
+    }
+    assert chart["PrometheusRule", "its-proxy"]["spec"] == overlay["PrometheusRule", "its-proxy"]["spec"]
+
+
+def told(workload):
+    """The pod without what the two ways name differently."""
+    pod = deepcopy(pod_of(workload))
+    [container] = pod["containers"]
+    if workload["kind"] == "StatefulSet":
+        container.pop("envFrom", None)
+        container["args"] = container["args"][3:]
+    for volume in pod["volumes"]:
+        if "configMap" in volume:
+            volume["configMap"]["name"] = re.sub(r"-[a-z0-9]{10}$", "", volume["configMap"]["name"])
+    return pod
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ((), "config: what is served?"),
+    (("--set", "config.port=1", "--set", "checkpoints[0].name=x"), "pair"),
+    (("--set", "config.port=1", "--set", "sing=true"), "additional properties 'sing' not allowed"),
+])  # fmt: skip
+def test_the_chart_refuses_values_that_would_serve_nothing(values, words):
+    done = tool("helm", "template", "its-proxy", CHART, *values)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_the_chart_passes_its_lint():
+    passed("helm", "lint", "--strict", CHART, *values_of("single"))

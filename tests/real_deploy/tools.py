@@ -12,7 +12,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOY = CHECKOUT / "deploy"
 BIN = Path(os.environ.get("ITS_CHECK", "")) / "bin"
 KUBERNETES_VERSION = "1.37"
-OVERLAYS = ("single", "ensemble", "canary")
+NAMES = ("single", "ensemble", "canary")
+SETTINGS = tuple(f"{by}/{name}" for by in ("kustomize", "helm") for name in NAMES)
+CHART = DEPLOY / "helm/its-proxy"
 
 
 def tool(name: str, *arguments: object, cwd: Path = DEPLOY) -> subprocess.CompletedProcess[str]:
@@ -31,8 +33,22 @@ def passed(name: str, *arguments: object, cwd: Path = DEPLOY) -> str:
 
 @cache
 def rendered(setting: str) -> str:
-    """`kubectl apply -k` would send this."""
-    return passed("kubectl", "kustomize", f"kubernetes/overlays/{setting}")
+    """What `kubectl apply -k` or `helm install` would send."""
+    by, name = setting.split("/")
+    if by == "kustomize":
+        return passed("kubectl", "kustomize", f"kubernetes/overlays/{name}")
+    return passed("helm", "template", "its-proxy", CHART, *values_of(name))
+
+
+def values_of(name: str) -> list[str]:
+    """As an operator gives them: a file of values, and a bundle for each checkpoint."""
+    files = sorted((DEPLOY / "kubernetes/base/manifests").glob("*.json"))
+    bundles = [f"manifests.{file.stem}\\.json={file}" for file in files]
+    return [
+        "--values",
+        str(CHART / f"settings/{name}.yaml"),
+        *(word for one in bundles for word in ("--set-file", one)),
+    ]
 
 
 def objects(setting: str, *kinds: str) -> list[dict[str, Any]]:
