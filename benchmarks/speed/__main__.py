@@ -1,7 +1,6 @@
 """Measures, and writes what was seen as lines and as JSON."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from benchmarks.speed.hang_ups import hang_up
 from benchmarks.speed.peers import ITS_HUB, LITELLM, OPTILLM, PLAIN
 from benchmarks.speed.processes import peak_rss_mib
 from benchmarks.speed.rates import Pace, columns, line, measure
-from benchmarks.speed.results import conditions, save
+from benchmarks.speed.results import Result, conditions, save
 from benchmarks.speed.scenarios import Scenario, scenarios
 from benchmarks.speed.targets import DIRECT, ITS_PROXY, NGINX, Target
 from benchmarks.speed.votes import Looked, look
@@ -45,11 +44,11 @@ class Run:
     is_quick: bool
     out: Path | None
     command: str
+    conditions: Result
 
     def save(self, name: str, figures: Any, **more: Any) -> None:
         if self.out is not None:
-            told = conditions([target.name for target in self.targets]) | {"is_quick": self.is_quick}
-            save(self.out, name, self.command, told, figures, **more)
+            save(self.out, name, self.command, self.conditions, figures, **more)
 
 
 async def run(wanted: Run) -> list[str]:
@@ -89,8 +88,7 @@ async def _rates(wanted: Run, bench: Bench, looked: dict[str, dict[str, Looked]]
         print(*(line(scenario, name, each) for name, each in figures.items()), sep="\n", flush=True)
         seen[scenario.name] = {name: columns(each) for name, each in figures.items()}
     told = {name: {kind: asdict(one) for kind, one in by_kind.items()} for name, by_kind in looked.items()}
-    pace = {"rounds": wanted.pace.rounds, "seconds": wanted.pace.seconds, "load average after": os.getloadavg()[0]}
-    wanted.save("rates", seen, looked=told, missing=bench.missing, pace=pace)
+    wanted.save("rates", seen, looked=told, missing=bench.missing)
 
 
 async def _starts(wanted: Run, bench: Bench) -> dict[str, Any]:
@@ -141,14 +139,18 @@ def main(
         raise click.BadParameter(f"no such scenario: {', '.join(strange)}; known: {', '.join(s.name for s in known)}")
     began = time.monotonic()
     docs = page.PAGE.parent if not quick else QUICK_DOCS
+    chosen = [target for name, target in TARGETS.items() if name in (targets or (OURS if only else TARGETS))]
+    pace = Pace(1, 0.3, 1.0) if quick else Pace(rounds, seconds, 60.0)
+    told = conditions(target.name for target in chosen)
     wanted = Run(
-        pace=Pace(1, 0.3, 1.0) if quick else Pace(rounds, seconds, 60.0),
+        pace=pace,
         scenarios=[scenario for scenario in known if not only or scenario.name in only],
-        targets=[target for name, target in TARGETS.items() if name in (targets or (OURS if only else TARGETS))],
+        targets=chosen,
         parts=parts or (("rates",) if only else PARTS),
         is_quick=quick,
         out=docs / "results/performance" if with_page else out,
         command=" ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+        conditions=told | {"rounds": pace.rounds, "seconds": pace.seconds, "is_quick": quick},
     )
     wrong = asyncio.run(run(wanted))
     print(f"{(time.monotonic() - began) / 60:.1f} minutes", flush=True)

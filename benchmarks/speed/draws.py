@@ -19,7 +19,7 @@ _SUBJECTS = (
 
 def draws(n_personas: int = 100_000, n_draws: int = 1000, rounds: int = 5) -> Mapping[str, Sequence[float]]:
     """strategy -> microseconds of CPU a draw, each round with queries that none has seen before."""
-    names = taxonomy.NAMES
+    names = (*taxonomy.NAMES, taxonomy.GENERAL)
     pool = Pool.of([Persona(f"You are expert number {k} in {names[k % len(names)]}.", names[k % len(names)])
                     for k in range(n_personas)])  # fmt: skip
     return {name: [_round(name, pool, n_draws, number) for number in range(rounds)] for name in STRATEGIES}

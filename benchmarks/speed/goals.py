@@ -65,7 +65,13 @@ class Ratio:
     most: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.least:.2f} to {self.most:.2f})"
+        """As text; of one round alone there is nothing to tell but its value."""
+        span = "" if self.least == self.most else f" ({self.least:.2f} to {self.most:.2f})"
+        return f"{self.value:.2f}{span}"
+
+    @property
+    def share(self) -> str:
+        return f"1/{1 / self.value:.1f}" if self.value < 1 else f"{self.value:.1f}x"
 
 
 def ratio(results: Results, scenario: str, one: str, other: str, figure: str = "cpu_ms") -> Ratio | None:
@@ -80,7 +86,7 @@ def _json(results: Results) -> Found | None:
     nginx, hub = (ratio(results, "json-64", "its-proxy", name) for name in ("nginx", "its_hub"))
     if nginx is None:
         return None
-    beside = f"1/{1 / hub.value:.0f} of its_hub" if hub is not None else "its_hub not measured"
+    beside = f"{hub.share} of its_hub" if hub is not None else "its_hub not measured"
     is_floor = nginx.value <= 10 and (hub is None or hub.value <= 1 / 5)
     return Found(f"{nginx}x nginx, {beside}", nginx.value <= 4, is_floor)
 
@@ -111,7 +117,7 @@ def _vote(results: Results) -> Found | None:
     if ours is None:
         return None
     hub = ratio(results, "vote-16", "its-proxy", "its_hub")
-    beside = f"1/{1 / hub.value:.1f} of its_hub" if hub is not None else "its_hub not measured"
+    beside = f"{hub.share} of its_hub" if hub is not None else "its_hub not measured"
     seen = values(results, "vote-16", "its-proxy", "cpu_ms")
     text = f"{ours:.3f} ms ({min(seen):.3f} to {max(seen):.3f}), {beside}"
     return Found(text, ours <= 0.5, hub is not None and hub.value <= 1 / 4)

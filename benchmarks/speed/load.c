@@ -5,8 +5,8 @@
    REQUEST is one whole HTTP request, sent as it is. Replies may have a length or come in chunks. At the end one JSON line
    tells the requests answered with 200 and with anything else, those that broke off, streams that ended without their
    [DONE] (cut), and in milliseconds the times to the first byte of a reply's body and to its end (p50, p90, p99, max).
-   Only what ends within the time counts as answered; what is late is told apart, and what is unfinished after five
-   seconds more. With EACH every connection sends so many requests, the first of them spread over RAMP_S, and the gaps
+   Only what ends within the time makes the rate; what is late is told apart, and what is unfinished after five seconds
+   more. With EACH every connection sends so many requests, the first of them spread over RAMP_S, and the gaps
    between the arrivals of a body's parts are told, too. */
 
 #define _GNU_SOURCE
@@ -108,8 +108,8 @@ static void end(Conn *c) {
     else if (is_over) n_late++;
     else n_ok++;
     int is_more = !is_over && (!n_each || c->n_done < n_each);
-    if (!is_over) keep(&wholes, now_ns() - c->began_ns);
-    if (!is_over && c->is_first_told) keep(&firsts, c->first_ns - c->began_ns);
+    keep(&wholes, now_ns() - c->began_ns);
+    if (c->is_first_told) keep(&firsts, c->first_ns - c->began_ns);
     if (is_more && !c->is_last) {
         begin(c);
         return;

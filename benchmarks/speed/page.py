@@ -6,11 +6,10 @@ python -m benchmarks.speed.page       # make bench measures first, and then writ
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import click
 
-from benchmarks.speed.goals import GOALS, Results, middle, values
+from benchmarks.speed.goals import GOALS, Results, middle, ratio, values
 from benchmarks.speed.pictures import COLOURS, draw_all
 from benchmarks.speed.results import FOLDER, read_results
 from benchmarks.speed.scenarios import CONCURRENCY, scenarios
@@ -25,7 +24,7 @@ def page(results: Results, pictures: Iterable[str]) -> str:
     """The words stand in page.md, with the names of the parts in double braces."""
     shown = [f"![{Path(name).stem}](results/performance/{name})" for name in pictures]
     parts = {
-        "quick": _quick(results),
+        "warning": _warning(results),
         "goals": table([goal.row(results) for goal in GOALS]),
         "pictures": "\n\n".join(shown) or "No picture: nothing was measured.",
         "cpu": _table(_cpu(results)),
@@ -56,13 +55,25 @@ def _targets(results: Results) -> list[str]:
     return [name for name in COLOURS if any(name in by_target for by_target in figures.values())]
 
 
+_BUSY = 1.5
+
+
 def _is_quick(results: Results) -> bool:
     return bool(results.get("rates", {}).get("conditions", {}).get("is_quick"))
 
 
-def _quick(results: Results) -> str:
-    return "\n**These figures are of a quick run, one short round: good to see that all works, not to be quoted.**\n" \
-           if _is_quick(results) else ""  # fmt: skip
+def _warning(results: Results) -> str:
+    """Above all figures, where they must not be taken for more than they are."""
+    load = results.get("rates", {}).get("conditions", {}).get("load average before", 0)
+    said = []
+    if _is_quick(results):
+        said.append("These figures are of a quick run, one short round: good to see that all works, not to be quoted.")
+    if load > _BUSY:
+        said.append(
+            f"The machine was busy with other work, its load average {load} before: CPU and ratios may be trusted, "
+            "rates and times may not."
+        )
+    return "".join(f"\n**{each}**\n" for each in said)
 
 
 def _says(results: Results) -> dict[str, str]:
@@ -74,7 +85,9 @@ def _cpu(results: Results) -> Rows:
     for scenario, says in _says(results).items():
         cells = {name: _spread(values(results, scenario, name, "cpu_ms")) for name in names}
         if any(cells.values()):
-            rows.append({"CPU, ms a request": says, **cells})
+            times = ratio(results, scenario, "its-proxy", "nginx")
+            told = "" if times is None else f"{times.value:.1f}x"
+            rows.append({"CPU, ms a request": says, **cells, "its-proxy to nginx": told})
     return rows
 
 
@@ -131,7 +144,7 @@ def _paced(results: Results) -> Rows:
         {
             "streams": says[scenario],
             "through": name,
-            "CPU, ms a stream": _spread(values(results, scenario, name, "cpu_ms")),
+            "CPU, ms a stream": "" if name == "direct" else _spread(values(results, scenario, name, "cpu_ms")),
             "gap between events, p99, ms": _spread(values(results, scenario, name, "gap_p99")),
             "longest gap, ms": _short(max(values(results, scenario, name, "gap_max"))),
             "first event p50, ms": _spread(values(results, scenario, name, "first_p50")),
@@ -215,17 +228,19 @@ def _missing(results: Results) -> str:
 
 
 def _conditions(results: Results) -> str:
-    lines = []
+    """What all have in common once, the rest of each."""
+    everywhere = [result["conditions"] for result in results.values()]
+    common = {key: value for key, value in (everywhere[0] if everywhere else {}).items()
+              if all(each.get(key) == value for each in everywhere)}  # fmt: skip
+    lines = [f"- {key}: {_told(value)}" for key, value in common.items()]
     for name, result in results.items():
-        told = [f"{key}: {_told(value)}" for key, value in result["conditions"].items()]
-        lines.append(
-            f"- [{name}](results/performance/{name}.json): "
-            + "; ".join([f"`{result['command']}`", result["date"], *told])
-        )
+        own = [f"{key}: {_told(value)}" for key, value in result["conditions"].items() if key not in common]
+        told = "; ".join([f"`{result['command']}`", result["date"], *own])
+        lines.append(f"- [{name}](results/performance/{name}.json): {told}")
     return "\n".join(lines) or "Nothing was measured."
 
 
-def _told(value: Any) -> str:
+def _told(value: object) -> str:
     return ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)
 
 

@@ -92,7 +92,9 @@ async def _optillm(folder: Path, upstream_port: int) -> AsyncIterator[Process]:
         yield Process(port, pid)
 
 
-PLAIN = Target("plain", _plain, {**PLAINLY, "vote": {"votes": 8}}, prepare=partial(environment_of, "plain"), rounds=3)
+PLAIN = Target(
+    "plain", _plain, {**PLAINLY, "vote": {"votes": 8}}, prepare=partial(environment_of, "plain"), rounds=3, seconds=2.0
+)
 ITS_HUB = Target(
     "its_hub",
     _its_hub,

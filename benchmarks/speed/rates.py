@@ -11,7 +11,7 @@ from benchmarks.speed.bench import Bench, Running
 from benchmarks.speed.processes import OTHER_CORE, cpu_s, on_core
 from benchmarks.speed.scenarios import Scenario
 
-_WARM_S = 0.3
+_WARM_S = 0.5
 _NONE = {"p50": 0.0, "p99": 0.0, "max": 0.0}
 
 

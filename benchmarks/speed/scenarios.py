@@ -44,7 +44,7 @@ class Scenario:
 
 
 _FAST = ("direct", "nginx", "its-proxy")
-_WAYS = (*_FAST, "plain", "its_hub")
+_STREAMING = (*_FAST, "plain")
 CONCURRENCY = (1, 16, 64, 256, 512)
 
 
@@ -63,7 +63,7 @@ def scenarios(is_quick: bool) -> tuple[Scenario, ...]:
         Scenario("sse-64", "a stream of 17 events, 64 at a time", "passed", 64, is_stream=True),
         Scenario("sse-rewritten-64", "the same, rewritten", "rewritten", 64, is_stream=True, only=("its-proxy",)),
         Scenario("paced-2000", f"{streams} 50 ms", "passed", n_streams, is_stream=True, upstream=slowly, once=paced,
-                 only=_WAYS),
+                 only=_STREAMING),
         Scenario("paced-fast-2000", f"{streams} 20 ms", "passed", n_streams, is_stream=True, upstream=quickly,
                  once=paced, only=_FAST),
         Scenario("vote-1", "a vote of 8, one at a time", "vote", 1),
