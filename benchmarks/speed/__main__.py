@@ -1,13 +1,14 @@
 """Measures, and writes what was seen as lines and as JSON."""
 
 import asyncio
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
@@ -26,11 +27,12 @@ from benchmarks.speed.votes import Looked, look
 
 TARGETS = {target.name: target for target in (DIRECT, NGINX, ITS_PROXY, PLAIN, ITS_HUB, LITELLM, OPTILLM)}
 OURS = ("direct", "nginx", "its-proxy")
-PARTS = ("rates", "starts", "hang-ups", "chat", "draws")
 QUICK_DOCS = page.PAGE.parents[1] / "build/bench"
 """A quick run must not take the place of a long one."""
 _STARTS = 5
 _QUICKLY_STARTED = ("nginx", "its-proxy")
+AllLooked: TypeAlias = Mapping[str, Mapping[str, Looked]]
+"""target -> kind -> what was seen"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,66 +54,84 @@ class Run:
 
 
 async def run(wanted: Run) -> list[str]:
-    """What went wrong: votes that are none, targets without which nothing can be compared."""
+    """Measures part after part; one that fails is told of, and the others go on. What went wrong."""
     async with benched(wanted.targets) as bench:
         for name, reason in bench.missing.items():
             print(f"{name}: left out: {reason}", flush=True)
         looked = await look(bench)
-        wrong = [f"{name}, {kind}: {seen.wrong}" for name, by_kind in looked.items()
-                 for kind, seen in by_kind.items() if seen.wrong]  # fmt: skip
-        print(*(f"NOT TIMED: {line}" for line in wrong), sep="\n", end="\n" if wrong else "", flush=True)
-        if "rates" in wanted.parts:
-            await _rates(wanted, bench, looked)
-        if "chat" in wanted.parts and (its_proxy := bench.named("its-proxy")) is not None:
-            chatted = await chat(bench, its_proxy, share=0.2 if wanted.is_quick else 1.0)
-            wanted.save("chat", {name: asdict(each) for name, each in chatted.items()})
-        if "hang-ups" in wanted.parts:
-            left = await hang_up(bench, ("nginx", "its-proxy") if wanted.is_quick else None)
-            wanted.save("hang-ups", {way: {name: asdict(each) for name, each in by_target.items()}
-                                     for way, by_target in left.items()})  # fmt: skip
-        if "starts" in wanted.parts:
-            wanted.save("starts", await _starts(wanted, bench))
-    if "draws" in wanted.parts:
-        wanted.save("draws", draws(rounds=1 if wanted.is_quick else 5))
-    missing = [f"{name}: {reason}" for name, reason in bench.missing.items() if name == "its-proxy"]
-    return missing + wrong
+        wrong = [
+            f"{name}, {kind}: not timed: {seen.wrong}"
+            for name, by_kind in looked.items()
+            for kind, seen in by_kind.items()
+            if seen.wrong
+        ]
+        if "its-proxy" in bench.missing:
+            wrong.append(f"its-proxy: {bench.missing['its-proxy']}")
+        print("\n".join(wrong), end="\n" if wrong else "", flush=True)
+        for name in PARTS:
+            if name in wanted.parts:
+                try:
+                    await PARTS[name](wanted, bench, looked)
+                except Exception as error:  # hours may lie behind, and minutes ahead
+                    wrong.append(f"{name}: {type(error).__name__}: {error}")
+    return wrong
 
 
-async def _rates(wanted: Run, bench: Bench, looked: dict[str, dict[str, Looked]]) -> None:
+async def _rates(wanted: Run, bench: Bench, looked: AllLooked) -> None:
+    """Written after each scenario: what is there, is there."""
     seen: dict[str, Any] = {}
+    told = {name: {kind: asdict(one) for kind, one in by_kind.items()} for name, by_kind in looked.items()}
     for scenario in wanted.scenarios:
-        kinds = ["stream", scenario.kind] if scenario.is_stream else [scenario.kind]
-        sound = [running for running in bench.running
-                 if not any(kind in looked[running.target.name] and looked[running.target.name][kind].wrong
-                            for kind in kinds)]  # fmt: skip
+        kinds = ("stream", scenario.kind) if scenario.is_stream else (scenario.kind,)
+        sound = [running for running in bench.running if _is_sound(looked[running.target.name], kinds)]
         figures = await measure(Bench(bench.programs, bench.upstream, sound), scenario, wanted.pace)
         print(*(line(scenario, name, each) for name, each in figures.items()), sep="\n", flush=True)
         seen[scenario.name] = {name: columns(each) for name, each in figures.items()}
-    told = {name: {kind: asdict(one) for kind, one in by_kind.items()} for name, by_kind in looked.items()}
-    wanted.save("rates", seen, looked=told, missing=bench.missing)
+        wanted.save("rates", seen, looked=told, missing=bench.missing)
 
 
-async def _starts(wanted: Run, bench: Bench) -> dict[str, Any]:
+def _is_sound(looked: Mapping[str, Looked], kinds: Sequence[str]) -> bool:
+    return not any(looked[kind].wrong for kind in kinds if kind in looked)
+
+
+async def _chat(wanted: Run, bench: Bench, looked: AllLooked) -> None:
+    if (its_proxy := bench.named("its-proxy")) is not None:
+        chatted = await chat(bench, its_proxy, share=0.2 if wanted.is_quick else 1.0)
+        wanted.save("chat", {name: asdict(each) for name, each in chatted.items()})
+
+
+async def _hang_ups(wanted: Run, bench: Bench, looked: AllLooked) -> None:
+    left = await hang_up(bench, OURS if wanted.is_quick else None)
+    figures = {way: {name: asdict(each) for name, each in by_target.items()} for way, by_target in left.items()}
+    wanted.save("hang-ups", figures)
+
+
+async def _draws(wanted: Run, bench: Bench, looked: AllLooked) -> None:
+    wanted.save("draws", draws(rounds=1 if wanted.is_quick else 5))
+
+
+async def _starts(wanted: Run, bench: Bench, looked: AllLooked) -> None:
     """Of all that are running, and some more of those that start quickly; the most that each held is of the former."""
-    started: dict[str, Any] = {
-        running.target.name: {"ready_s": [running.ready_s], "idle_mib": [running.idle_mib],
-                              "peak_mib": round(peak_rss_mib(running.process.pid), 1)}
-        for running in bench.running
-        if running.process.pid is not None
-    }  # fmt: skip
+    started: dict[str, Any] = {}
+    for running in bench.running:
+        if (pid := running.process.pid) is not None:
+            started[running.target.name] = {"ready_s": [running.ready_s], "idle_mib": [running.idle_mib],
+                                            "peak_mib": round(peak_rss_mib(pid), 1)}  # fmt: skip
     for name in _QUICKLY_STARTED:
-        if name in started:
-            for _ in range(1 if wanted.is_quick else _STARTS):
-                again = await _started_again(TARGETS[name], bench)
-                started[name]["ready_s"].append(again.ready_s)
-                started[name]["idle_mib"].append(again.idle_mib)
-    return started
+        for _ in range((1 if wanted.is_quick else _STARTS) if name in started else 0):
+            again = await _started_again(TARGETS[name], bench)
+            started[name]["ready_s"].append(again.ready_s)
+            started[name]["idle_mib"].append(again.idle_mib)
+    wanted.save("starts", started)
 
 
 async def _started_again(target: Target, bench: Bench) -> Running:
     with TemporaryDirectory() as folder:
         async with ready(target, Path(folder), bench.upstream) as running:
             return running
+
+
+PARTS = {"rates": _rates, "chat": _chat, "hang-ups": _hang_ups, "starts": _starts, "draws": _draws}
 
 
 @click.command(help=sys.modules["benchmarks.speed"].__doc__)
@@ -122,7 +142,9 @@ async def _started_again(target: Target, bench: Bench) -> Running:
 @click.option(
     "--target", "targets", multiple=True, type=click.Choice(list(TARGETS)), help="All by default; no peers with --only."
 )
-@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="All by default; rates with --only.")
+@click.option(
+    "--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="All by default; rates with --only."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="A folder for JSON files.")
 @click.option(
     "--page",
@@ -137,6 +159,8 @@ def main(
     known = scenarios(quick)
     if strange := set(only) - {scenario.name for scenario in known}:
         raise click.BadParameter(f"no such scenario: {', '.join(strange)}; known: {', '.join(s.name for s in known)}")
+    if missing := [program for program in ("cc", "taskset") if shutil.which(program) is None]:
+        sys.exit(f"its-proxy: the benchmark needs {' and '.join(missing)} (Debian: apt-get install gcc util-linux)")
     began = time.monotonic()
     docs = page.PAGE.parent if not quick else QUICK_DOCS
     chosen = [target for name, target in TARGETS.items() if name in (targets or (OURS if only else TARGETS))]
@@ -146,7 +170,7 @@ def main(
         pace=pace,
         scenarios=[scenario for scenario in known if not only or scenario.name in only],
         targets=chosen,
-        parts=parts or (("rates",) if only else PARTS),
+        parts=parts or (("rates",) if only else tuple(PARTS)),
         is_quick=quick,
         out=docs / "results/performance" if with_page else out,
         command=" ".join(["python -m benchmarks.speed", *sys.argv[1:]]),

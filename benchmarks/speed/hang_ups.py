@@ -29,13 +29,17 @@ class Left:
 
 
 async def hang_up(bench: Bench, only: tuple[str, ...] | None = None, calm_s: float = 2.5) -> dict[str, dict[str, Left]]:
-    """way -> target -> what was left once nothing had come for `calm_s`."""
-    left: dict[str, dict[str, Left]] = {}
+    """way -> target -> what was left once nothing had come for `calm_s`. Who answers no more is left out."""
+    left: dict[str, dict[str, Left]] = {way: {} for way in WAYS}
     for way, (kind, is_stream) in WAYS.items():
         for running in bench.running:
             if kind in running.target.asks and (only is None or running.target.name in only):
-                upstream = bench.upstream
-                left.setdefault(way, {})[running.target.name] = await _leave(upstream, running, kind, is_stream, calm_s)
+                try:
+                    found = await _leave(bench.upstream, running, kind, is_stream, calm_s)
+                except (OSError, TimeoutError) as error:
+                    print(f"{way}, {running.target.name}: left out: {error!r}", flush=True)
+                else:
+                    left[way][running.target.name] = found
     return left
 
 

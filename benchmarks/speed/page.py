@@ -99,15 +99,8 @@ def _spread(seen: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    return (
-        f"{value:.3f}"
-        if value < 1
-        else f"{value:.2f}"
-        if value < 10
-        else f"{value:,.1f}"
-        if value < 100
-        else f"{value:,.0f}"
-    )
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" if value else "0"
 
 
 def _rates(results: Results) -> Rows:
