@@ -3,8 +3,8 @@ PYTHON ?= python3
 export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability bench audit \
-	check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm \
+.PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability \
+	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm \
 	guard-update schema clean
 
 help: ## this list
@@ -63,6 +63,13 @@ results-clients: environment ## run both, into docs/results/clients.json and the
 	@ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients; \
 	ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients-newest; \
 	.venv/bin/python -m tests.clients.page
+
+.PHONY: test-browser
+test-browser: environment ## the playground in a real Chromium; ITS_REQUIRE_BROWSER=1: never skipped; ITS_PICTURES=docs/images
+	@said=$$($(PYTHON) deploy/browser_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_BROWSER" != 1 ]; then echo "SKIPPED: browser tests: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	"$$said/bin/python" -m pytest tests/browser $(ARGS)
 
 torture: environment ## what its-proxy survives, the long forms, two hours; ARGS="soak faults": some of them
 	@.venv/bin/python -m benchmarks.reliability $(ARGS)

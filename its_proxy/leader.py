@@ -113,6 +113,7 @@ class Listener:
         return ItsProgress(
             n=self._plan.n,
             n_started=n_started,
+            answer=vote.answer.text if vote.answer is not None else None,
             votes=dict(vote.votes),
             agreement=round(vote.agreement, 6),
             candidate=candidate_report(self._plan, candidate),

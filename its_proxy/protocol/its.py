@@ -98,6 +98,7 @@ class ItsProgress(TypedDict):
 
     n: int
     n_started: int
+    answer: str | None
     votes: dict[str, int]
     agreement: float
     candidate: CandidateReport

@@ -19,6 +19,7 @@ from its_proxy.server.context import Context, caller_of, door_of, front_of, obse
 from its_proxy.server.http.request import Refused, Request
 from its_proxy.server.http.response import Response, Stream
 from its_proxy.server.http.router import Router
+from its_proxy.server.playground import playground
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit, refuse_expectation
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import applied, traced
@@ -55,6 +56,8 @@ class App:
         router.get("/health", alive)
         router.get("/readyz", ready)
         router.get("/metrics", metrics)
+        for path in ("/playground", "/playground/{name}"):
+            router.get(path, playground)
 
     @property
     def is_ending(self) -> bool:

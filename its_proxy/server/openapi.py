@@ -83,6 +83,13 @@ def _paths() -> Json:
                 "responses": {"200": _reply("The exposition.", {"text/plain": {"schema": _TEXT}}), **_errors([401])},
             }
         },
+        "/playground": {"get": _page("playground", "text/html")},
+        "/playground/{name}": {
+            "get": {
+                **_page("playground_file", "*/*"),
+                "parameters": [{"name": "name", "in": "path", "required": True, "schema": _TEXT}],
+            }
+        },
         **{path: {"get": _open(path)} for path in ("/livez", "/health", "/readyz")},
     }
 
@@ -126,6 +133,12 @@ def _open(path: str) -> Json:
     content = {"application/json": {"schema": {"$ref": _REFS.format(model="Status")}}}
     told = {"200": _reply("Yes.", content)} | ({"503": _reply("No.", content)} if path == "/readyz" else {})
     return {"summary": f"Is it {path[1:]}?", "operationId": path[1:], "security": [], "responses": told}
+
+
+def _page(name: str, media_type: str) -> Json:
+    """Without a key: it holds nothing."""
+    told = {"200": _reply("A file as it is in the package.", {media_type: {}}), **_errors([404])}
+    return {"summary": "The playground, or a file of it", "operationId": name, "security": [], "responses": told}
 
 
 def _errors(statuses: Any) -> Json:

@@ -32,7 +32,12 @@ class Pinned:
         return dict(line.split("==") for line in lines if line[:1] != "#")
 
 
-BESIDE_ITS_PROXY = [Pinned("eval", "inspect"), Pinned("litellm", "litellm"), Pinned("fuzz", "schemathesis")]
+BESIDE_ITS_PROXY = [
+    Pinned("eval", "inspect"),
+    Pinned("litellm", "litellm"),
+    Pinned("fuzz", "schemathesis"),
+    Pinned("browser", "playwright"),
+]
 EVERY = pytest.mark.parametrize(
     "pinned", [*BESIDE_ITS_PROXY, Pinned("audit", "pip-audit"), Pinned("check", "promtool")]
 )
@@ -42,10 +47,9 @@ def prepare(pinned: Pinned, cache: Path, **variables: str) -> subprocess.Complet
     """The script with a cache of its own, pip asking no index."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "ITS_"))}
     pip = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+    ours = {"ITS_CACHE": str(cache), "ITS_CHROMIUM": sys.executable}
     command = [sys.executable, ROOT / "deploy" / f"{pinned.name}_environment.py"]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=kept | pip | {"ITS_CACHE": str(cache)} | variables
-    )
+    return subprocess.run(command, capture_output=True, text=True, env=kept | pip | ours | variables)
 
 
 @pytest.mark.parametrize("pinned", BESIDE_ITS_PROXY)
@@ -82,3 +86,10 @@ def test_without_an_index_it_is_unavailable_and_says_why(pinned, tmp_path):
     assert len(done.stdout.splitlines()) == 1
     assert re.search("Could not find a version|the pins are of Python", done.stdout)
     assert not list((tmp_path / "cache").glob("*/complete"))
+
+
+def test_without_a_browser_there_is_no_environment_for_one(tmp_path):
+    done = prepare(Pinned("browser", "playwright"), tmp_path / "cache", ITS_CHROMIUM=str(tmp_path / "chromium"))
+    assert done.returncode == UNAVAILABLE
+    assert done.stdout == f"no {tmp_path}/chromium here (Debian: apt install chromium)\n"
+    assert not (tmp_path / "cache").exists()

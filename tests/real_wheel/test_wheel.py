@@ -21,6 +21,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = CHECKOUT / "constraints.txt"
 PACKAGES = {"its_proxy", "its_training", "its_litellm", "its_vllm"}
+KATEX = "its_proxy/server/third_party/katex"
 
 
 def built(target: str, source: Path, folder: Path) -> Path:
@@ -114,6 +115,8 @@ class TestFiles:
         for model in ("none", "similar", "dissimilar", "random"):
             assert f"its_proxy/demo/demo-{model}/model.safetensors" in names
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+        assert {"its_proxy/server/playground/index.html", f"{KATEX}/katex.min.js"} <= set(names)
+        assert any(name.endswith(f".dist-info/licenses/{KATEX}/LICENSE") for name in names)
         assert not [name for name in names if "__pycache__" in name or "/test" in name]
         assert wheel.stat().st_size < 10 * 2**20
 
@@ -139,7 +142,7 @@ class TestFiles:
         told = message_from_string(file.read(name).decode())
         assert (told["Name"], told["License-Expression"], told["Requires-Python"]) == (
             "its-proxy",
-            "Apache-2.0",
+            "Apache-2.0 AND MIT AND OFL-1.1",
             ">=3.11",
         )
         assert told["Description-Content-Type"] == "text/markdown"
