@@ -93,6 +93,7 @@ def _serving_options(command: Any) -> Any:
         click.option("--hub/--no-hub", default=None, help="Look for manifests on the Hugging Face Hub, too."),
         click.option("--host", help="Address to listen on; any but loopback needs keys.  [default: 127.0.0.1]"),
         click.option("--port", type=int, help="Port; 0 takes a free one.  [default: 8080]"),
+        click.option("--workers", type=int, help="Processes that share the port.  [default: 1]"),
         click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain for TLS, a PEM file."),
         click.option("--tls-key", type=click.Path(path_type=Path), help="The certificate's key, a PEM file."),
         click.option("--max-n", type=int, help="Most candidates of one query.  [default: 16]"),
@@ -128,12 +129,20 @@ def serve(**options: Any) -> None:
 
     SIGHUP reads the settings again: what they change is in force for new queries, those in flight are not disturbed.
     """
-    from its_proxy.server.run import run
-
     options, launch = _with_engine(**options)
     settings = _settings(**options)
+    worker = None
+    if settings.workers > 1:
+        from its_proxy.server.workers import Worker, run_workers
+
+        if launch is not None:
+            raise ConfigError("workers: several servers cannot start vLLM side by side", hint="leave it out")
+        if (worker := Worker.of(os.environ)) is None:
+            sys.exit(run_workers(settings, _say))
+    from its_proxy.server.run import run
+
     engine = None if launch is None else _vllm(launch, settings)
-    run(settings, _announce, lambda: _settings(**options), engine)
+    run(settings, _announce, lambda: _settings(**options), engine, worker)
 
 
 @main.command()

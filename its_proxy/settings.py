@@ -290,6 +290,8 @@ class Settings(_Frozen):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     # Share the port with other servers that do, too: a new one listens once it can answer, then the old one is ended.
     reuse_port: bool = False
+    # Processes that share the port, for one big machine. Limits are of each of them.
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     upstreams: dict[Name, UpstreamSettings] = {}
     models: Annotated[tuple[ModelSettings, ...], Field(strict=False)] = ()
     ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
@@ -697,8 +699,9 @@ def _conflicts(settings: Settings, environ: Mapping[str, str]) -> Iterator[_Conf
     for given, missing in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if getattr(settings, given) is not None and getattr(settings, missing) is None:
             yield (given,), f"needs {missing} beside it", "both are PEM files"
-    if settings.reuse_port and not hasattr(socket, "SO_REUSEPORT"):
-        yield ("reuse_port",), "this system's ports cannot be shared", "leave it out"
+    for key, is_wanted in (("reuse_port", settings.reuse_port), ("workers", settings.workers > 1)):
+        if is_wanted and not hasattr(socket, "SO_REUSEPORT"):
+            yield (key,), "this system's ports cannot be shared", "leave it out"
     if settings.demo and (settings.models or settings.upstreams):
         yield ("demo",), "the demo serves only where no model and no upstream is configured", "leave it out"
     if not (settings.demo or settings.models or settings.upstreams):

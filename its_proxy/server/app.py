@@ -140,7 +140,9 @@ async def ready(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     caller_of(request)
-    return Response(request.context.metrics.exposition(), content_type="text/plain; charset=utf-8")
+    context = request.context
+    told = context.metrics.exposition() if context.siblings is None else await context.siblings.exposition()
+    return Response(told, content_type="text/plain; charset=utf-8")
 
 
 async def list_models(request: Request) -> Response:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from its_proxy.admission import Admission, Door
 from its_proxy.equivalence import EquivalenceWorkers
@@ -17,13 +17,16 @@ from its_proxy.server.traces import Traces
 from its_proxy.settings import Settings
 from its_proxy.upstreams.base import APPLIED_HEADER
 
+if TYPE_CHECKING:
+    from its_proxy.server.siblings import Siblings
+
 _APPLIED = APPLIED_HEADER.lower().encode()
 
 
 @dataclass(slots=True)
 class Context:
     """One server's state. `is_draining`: still answering, but no longer to be sent new work. `tls`: for connections to
-    come, where it is spoken. `traces`: where they are wanted."""
+    come, where it is spoken. `traces`: where they are wanted. `siblings`: where this is one of several workers."""
 
     settings: Settings
     catalog: Catalog
@@ -34,7 +37,12 @@ class Context:
     is_draining: bool = False
     tls: SSLContext | None = None
     traces: Traces | None = None
+    siblings: "Siblings | None" = None
     _has_looked: bool = field(default=False, init=False)
+
+    @property
+    def shares_port(self) -> bool:
+        return self.settings.reuse_port or self.siblings is not None
 
     @property
     def is_ready(self) -> bool:

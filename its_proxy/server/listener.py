@@ -1,7 +1,6 @@
 """Listens, and decides of every new connection whether there is room for it."""
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +12,11 @@ from its_proxy.server.context import Context
 from its_proxy.server.deaf import deafen
 from its_proxy.server.http.connection import Connection
 from its_proxy.server.http.patience import Patience
+from its_proxy.server.port import BACKLOG, bind
 from its_proxy.settings import Settings
 
-BACKLOG = 1024
 ACCEPTED_AT_ONCE = 4
 """So many before anything else gets its turn; no more can be over the limit for a moment."""
-SEND_BUFFER_BYTES = 64 * 1024
-"""What the kernel holds for one reader, who could have megabytes of it else; it takes twice that for its own use."""
 SPARE = 16
 """Connections beyond the limit that may still ask the open routes, such as /livez; the newest are kept."""
 SPARE_PATIENCE = Patience(header_s=1.0, body_s=1.0, write_idle_s=5.0, keepalive_s=1.0)
@@ -52,7 +49,7 @@ class Site:
 
     async def start(self) -> tuple[str, int]:
         """The first address that it has. Raises OSError."""
-        sockets = await _bind(self._host, self._port, is_shared=self._context.settings.reuse_port)
+        sockets = await bind(self._host, self._port, is_shared=self._context.shares_port)
         self.listener = Listener(sockets, self._context, self._connection, self._n_connections)
         host, port, *_ = sockets[0].getsockname()
         return host, port
@@ -98,29 +95,6 @@ def patience_of(settings: Settings) -> Patience:
     return Patience(settings.header_s, settings.body_s, settings.write_idle_s, settings.keepalive_s)
 
 
-async def _bind(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
-    """A listening socket for each address of `host`. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    missing: OSError | None = None
-    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-        try:
-            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=is_shared))
-        except OSError as error:
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                for opened in sockets:
-                    opened.close()
-                raise
-            missing = error  # such as ::1 of localhost where there is no IPv6
-    if missing is not None and not sockets:
-        raise missing
-    for opened in sockets:
-        opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # what it accepts inherits this
-    return sockets
-
-
 class Listener:
     """Accepts what there is room for. Beyond the limit the newest few are kept for the open routes."""
 
@@ -151,7 +125,7 @@ class Listener:
     async def settle(self, handshake_s: float) -> None:
         """Takes in whoever has come already, and ends what still shakes hands after so long."""
         for listening in self.sockets:
-            if self._context.settings.reuse_port:
+            if self._context.shares_port:
                 deafen(listening)
             for _ in range(1 + BACKLOG // ACCEPTED_AT_ONCE):  # a crowd that keeps coming does not keep it open
                 if not self._accept(listening):

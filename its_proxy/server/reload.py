@@ -19,7 +19,8 @@ from its_proxy.targets import Target
 
 RETIRE_S = 3600.0
 _FIXED = (
-    "host", "port", "reuse_port", "max_body_bytes", "max_connections", "equivalence_workers", "traces", "log_format",
+    "host", "port", "reuse_port", "workers", "max_body_bytes", "max_connections", "equivalence_workers", "traces",
+    "log_format",
 )  # fmt: skip
 log = structlog.get_logger("its_proxy")
 

@@ -1,9 +1,7 @@
 """Runs the server: listens, watches the handshakes, and ends in order on a signal or a fatal mismatch."""
 
 import asyncio
-import errno
 import gc
-import os
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, closing, nullcontext, suppress
@@ -23,6 +21,7 @@ from its_proxy.server.life import Ending, leave
 from its_proxy.server.listener import Site
 from its_proxy.server.logs import fill_standard_descriptors, on_loop_exception, writing_logs
 from its_proxy.server.memory import give_back_freed
+from its_proxy.server.port import cannot_listen
 from its_proxy.server.reload import Reloader
 from its_proxy.server.traces import open_traces
 from its_proxy.settings import QUICK_UPSTREAM, Settings
@@ -31,9 +30,7 @@ from its_proxy.upstreams.base import Started
 
 if TYPE_CHECKING:
     from its_proxy.server.engine import VllmEngine
-
-if TYPE_CHECKING:
-    from its_proxy.server.engine import VllmEngine
+    from its_proxy.server.workers import Worker
 
 log = structlog.get_logger("its_proxy")
 
@@ -43,11 +40,12 @@ def run(
     on_ready: Callable[[str, Context], None],
     read: Callable[[], Settings] | None = None,
     engine: "VllmEngine | None" = None,
+    worker: "Worker | None" = None,
 ) -> None:
     """Serves until a signal ends it; a second one ends it at once. Raises ItsError for what makes serving impossible.
 
     `on_ready` gets the base URL once the port is open and the engine, vLLM or the embedded one, is loaded.
-    `read` gives the settings anew when SIGHUP asks for it.
+    `read` gives the settings anew when SIGHUP asks for it. `worker`: which of several on one port this is.
     """
     if settings.reuse_port and engine is not None:
         raise ConfigError("reuse_port: two servers cannot start vLLM side by side", hint="leave it out")
@@ -57,6 +55,10 @@ def run(
         sink = stack.enter_context(writing_logs(settings.log_level, settings.log_format))
         context = build_context(settings)
         context.metrics.follow_log(lambda: sink.n_dropped)
+        if worker is not None:
+            from its_proxy.server.siblings import Siblings
+
+            context.siblings = Siblings(worker, context.metrics.registry)
         if not context.workers.is_symbolic:
             log.info("answers are compared by normal form only", hint="pip install 'its-proxy[math]'")
         if settings.traces:
@@ -64,7 +66,7 @@ def run(
             context.metrics.follow_traces(context.traces)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             try:
-                runner.run(_serve(context, on_ready, read, engine))
+                runner.run(_serve(context, on_ready, read, engine, worker))
             except asyncio.CancelledError:
                 raise ItsError("ended at once by a further signal; what was in flight is lost") from None
 
@@ -74,28 +76,35 @@ async def _serve(
     on_ready: Callable[[str, Context], None],
     read: Callable[[], Settings] | None,
     engine: "VllmEngine | None",
+    worker: "Worker | None",
 ) -> None:
     ending = Ending()
     reloader = Reloader(context, read, ending.end)
     _on_signals(ending.on_signal, reloader.reload)
+    if worker is not None:
+        worker.on_orphaned(ending.end)
     asyncio.get_running_loop().set_exception_handler(on_loop_exception)
     # vLLM ends last: until then it may be needed for the answers in flight.
     async with engine or nullcontext(), watching_lag(context.metrics.lag.observe), AsyncExitStack() as stack:
         stack.push_async_callback(context.catalog.close)
         stack.push_async_callback(context.workers.close)
-        site = _site(context)
+        site = _site(context, worker)
         stack.push_async_callback(site.close)
         stack.push_async_callback(reloader.stop)
-        if context.settings.reuse_port:
+        if waits := context.settings.reuse_port or (worker is not None and worker.is_again):
             await _start(context, reloader)
             await _until_known(context, ending)
         if ending.is_wanted:
             pass  # before anybody could connect
         elif engine is None:
             url = await _listen(site, context)
-            if not context.settings.reuse_port:
+            if not waits:
                 await _start(context, reloader)
-            on_ready(url, context)
+            if context.siblings is not None:
+                await context.siblings.start()
+                stack.push_async_callback(context.siblings.stop)
+            if worker is None or worker.is_first:
+                on_ready(url, context)
         else:
             _hold(context, f"vLLM is {engine.stage}")
             url = await _listen(site, context)
@@ -169,23 +178,19 @@ def _engine_targets(context: Context) -> list[Target]:
     return [target for target in context.catalog.targets() if target.upstream.name == QUICK_UPSTREAM]
 
 
-def _site(context: Context) -> Site:
+def _site(context: Context, worker: "Worker | None") -> Site:
     settings = context.settings
     n_upstream = sum(upstream.max_connections for upstream in settings.upstreams.values())
     n_connections = connections_for(raise_limit(), n_upstream, settings.max_connections)
-    return Site(App(context), settings.host, settings.port, n_connections)
+    return Site(App(context), settings.host, settings.port if worker is None else worker.port, n_connections)
 
 
 async def _listen(site: Site, context: Context) -> str:
     """The URL that its clients use."""
-    settings = context.settings
     try:
         host, port = await site.start()
     except OSError as error:
-        is_taken = error.errno == errno.EADDRINUSE
-        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or error
-        hint = "another program has the port; choose one with --port" if is_taken else "choose another --host or --port"
-        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint=hint) from None
+        raise cannot_listen(context.settings, error) from None
     scheme = "http" if context.tls is None else "https"
     return f"{scheme}://[{host}]:{port}/v1" if ":" in host else f"{scheme}://{host}:{port}/v1"
 
