@@ -19,6 +19,7 @@ from its_proxy.server.context import Context, caller_of, door_of, front_of, obse
 from its_proxy.server.http.request import Refused, Request
 from its_proxy.server.http.response import Response, Stream
 from its_proxy.server.http.router import Router
+from its_proxy.server.logs import bound_log
 from its_proxy.server.playground import playground
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit, refuse_expectation
 from its_proxy.settings import Settings
@@ -89,8 +90,8 @@ class App:
                 context.metrics.duration.labels(request.model).observe(seconds)
             if request.span is not None:
                 request.span.end(status, request.model)
-            log.info("request", id=request.id, route=request.route, model=request.model, code=status,
-                     ms=round(1000 * seconds, 1))  # fmt: skip
+            bound_log().info("request", id=request.id, route=request.route, model=request.model, code=status,
+                             ms=round(1000 * seconds, 1))  # fmt: skip
 
     async def _reply_or_error(self, request: Request) -> Response | Stream:
         try:

@@ -6,6 +6,7 @@ and so is whatever a library fills into its messages.
 """
 
 import asyncio
+import json
 import logging
 import os
 import select
@@ -16,15 +17,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Literal, TextIO, TypeAlias
 
+import orjson
 import structlog
 
 Format: TypeAlias = Literal["auto", "json", "text"]
 
 MAX_WAITING = 10_000
+AT_ONCE = 256
 """Lines."""
 FLUSH_S = 1.0
 MAX_CHAIN, MAX_FRAMES = 8, 40
@@ -60,11 +63,25 @@ class Sink:
         self._thread.join(within_s)
 
     def _run(self) -> None:
-        while (line := self._lines.get()) is not None and not self._is_over():
+        while (lines := self._next_lines()) and not self._is_over():
             try:
-                self._write_whole(line.encode("utf-8", "backslashreplace"))
+                self._write_whole("".join(lines).encode("utf-8", "backslashreplace"))
             except OSError:
-                self.n_dropped += 1  # nobody reads there any more; they may again, as behind a log rotation
+                self.n_dropped += len(lines)  # nobody reads there any more; they may again, as behind a log rotation
+
+    def _next_lines(self) -> list[str]:
+        """All that wait, up to some: a busy server's lines are written by the hundred. Empty at the end."""
+        lines: list[str] = []
+        while len(lines) < AT_ONCE:
+            try:
+                line = self._lines.get(block=not lines)
+            except Empty:
+                break
+            if line is None:
+                self._lines.put(None)  # for the next time
+                break
+            lines.append(line)
+        return lines
 
     def _write_whole(self, data: bytes) -> None:
         if self._fd is None:
@@ -94,6 +111,15 @@ def fill_standard_descriptors() -> None:
 
 
 _current: Sink | None = None
+_bound: structlog.typing.FilteringBoundLogger | None = None
+
+
+def bound_log() -> structlog.typing.FilteringBoundLogger:
+    """The log as it is configured now, for what is told of every request: half a line's cost is to find that out."""
+    global _bound
+    if _bound is None:
+        _bound = log.bind()
+    return _bound
 
 
 def say(line: str) -> None:
@@ -127,7 +153,9 @@ def writing_logs(level: str, format: Format = "auto") -> Iterator[Sink]:
 
 def set_level(level: str) -> None:
     """Of the log that is being written; nothing where none is."""
+    global _bound
     if _current is not None:
+        _bound = None
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
         logging.getLogger().setLevel(_level_of_libraries(level))
 
@@ -169,9 +197,11 @@ def _exception_told(logger: Any, method: str, event: structlog.typing.EventDict)
 
 
 def _configure(out: Any, level: str, format: Format) -> None:
+    global _bound
+    _bound = None
     is_json = format == "json" or (format == "auto" and not _is_terminal())
     words = structlog.dev.ConsoleRenderer(colors=_is_terminal() and not os.environ.get("NO_COLOR"))
-    last: Any = structlog.processors.JSONRenderer() if is_json else words
+    last: Any = structlog.processors.JSONRenderer(_json) if is_json else words
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -182,6 +212,13 @@ def _configure(out: Any, level: str, format: Format) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(out),
     )
+
+
+def _json(event: structlog.typing.EventDict, **options: Any) -> str:
+    try:
+        return orjson.dumps(event, default=options["default"]).decode()
+    except TypeError:  # half a character, a number of many digits
+        return json.dumps(event, default=options["default"])
 
 
 def _level_of_libraries(level: str) -> int:
