@@ -59,12 +59,17 @@ async def _converse(request: Request, caller: Caller, chat: ChatRequest) -> Resp
 
 
 async def _resolve(request: Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
-    first = next((message for message in chat.messages if message["role"] == "user"), None)
-    turns = user_turns([first]) if first is not None else []
-    traits = traits_of(chat.body, caller, turns[0].text if turns else None)
-    served, overrides = await request.context.catalog.resolve(chat.model, traits)
+    catalog = request.context.catalog
+    traits = traits_of(chat.body, caller, _first_query(chat)) if catalog.aliases else {}
+    served, overrides = await catalog.resolve(chat.model, traits)
     request.model = served.name
     return served, _with_suffix(chat, overrides)
+
+
+def _first_query(chat: ChatRequest) -> str | None:
+    first = next((message for message in chat.messages if message["role"] == "user"), None)
+    turns = user_turns([first]) if first is not None else ()
+    return turns[0].text if turns else None
 
 
 def _was_begun(member: Member) -> bool:
