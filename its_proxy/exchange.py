@@ -13,6 +13,7 @@ from typing import Any
 
 from its_proxy.admission import OPEN_DOOR, Door, Place
 from its_proxy.codesign.errors import NotPermitted, RequestError
+from its_proxy.codesign.light import light
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.leader import Listener
@@ -33,6 +34,7 @@ EVENTS_A_TURN = 64
 """Of a finished text, before whatever else is waiting in the event loop has its turn."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A JSON object for the client, and headers beside it."""
@@ -49,6 +51,7 @@ class Streamed:
     chunks: AsyncIterator[bytes]
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Front:
     """What `x-its-applied` says: the pair that a layer before this one has applied, and whether it may be believed."""
@@ -101,6 +104,7 @@ def _ignore(outcome: Outcome) -> None:
     """For those who count nothing."""
 
 
+@light
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """`members`: as this request asks them. `rights`: what the caller may override. `door`: where room for its

@@ -4,7 +4,7 @@ The plan is all that a request can influence, so requests cannot change each oth
 `explain` shows a plan without carrying it out.
 """
 
-import secrets
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ManifestError, NotPermitted, RequestError, StrategyNotApplicable
+from its_proxy.codesign.light import light
 from its_proxy.codesign.manifest import VoteAdvice
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
@@ -78,6 +79,7 @@ class VoteRules:
     equivalence: Literal["auto", "off"] = "auto"
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Member:
     """A model as it is asked: where it runs, under which name there, and how it was trained."""
@@ -94,6 +96,7 @@ class Member:
         return self.checkpoint.manifest.vote if self.checkpoint is not None else None
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class PlannedMember:
     """A member with its rewritten request; `body` lacks only the candidate's seed. Candidates share its bytes."""
@@ -105,6 +108,7 @@ class PlannedMember:
     is_forced: bool
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
@@ -293,7 +297,7 @@ def _has_tools(request: ChatRequest) -> bool:
 
 def _base_seed(request: ChatRequest) -> int:
     seed = client_seed(request.body)
-    return secrets.randbits(31) if seed is None else seed
+    return random.getrandbits(31) if seed is None else seed
 
 
 def _share(n: int, position: int, n_members: int) -> int:

@@ -25,6 +25,7 @@ from its_proxy.codesign.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
+from its_proxy.codesign.light import light
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import NO_WORKERS, OFF, Comparer, Comparisons
 from its_proxy.observe import NOBODY, Observer
@@ -44,6 +45,7 @@ Stopped = Literal["decided", "no_answer", "complete", "deadline"]
 VALID_FINISHES = ("stop", "tool_calls")
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One completion and what became of it. Times count from the start of the query, by a monotonic clock.
@@ -82,6 +84,7 @@ class Candidate:
         return self.completion["choices"][0]["message"].get("content") if self.completion else None
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """All candidates by index, the vote over them, and the one to reply with."""

@@ -51,7 +51,8 @@ def broken_arrow(found: Import) -> str | None:
     """The rule that an import breaks, or None."""
     if found.comes_from("its_proxy.codesign") and not is_pure(found, "its_proxy.codesign"):
         return "codesign imports the standard library without network and asyncio, pydantic, and itself"
-    if found.comes_from("its_proxy.voting") and not is_pure(found, "its_proxy.voting", "its_proxy.codesign.errors"):
+    shared = ("its_proxy.codesign.errors", "its_proxy.codesign.light")
+    if found.comes_from("its_proxy.voting") and not is_pure(found, "its_proxy.voting", *shared):
         return "voting imports the standard library without network and asyncio, pydantic, itself and codesign.errors"
     if found.comes_from("its_proxy"):
         return broken_arrow_of_the_proxy(found)

@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,6 @@ def test_a_plan_does_not_change_nor_change_the_request(persona):
     made = make_plan(request, [persona], RULES, RIGHTS, "model")
     assert make_plan(request, [persona], RULES, RIGHTS, "model").members == made.members
     assert body["messages"] == [{"role": "user", "content": PROBLEM}]
-    with pytest.raises(FrozenInstanceError):
-        made.n = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         made.members[0].body["model"] = "other"  # type: ignore[index]
     assert RULES.n == 8

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from its_proxy.codesign import taxonomy
 from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import ManifestError
+from its_proxy.codesign.light import light
 
 MAX_POOL_BYTES = 64 * 2**20
 # To itself: the personas of a large pool share the names of their domains.
@@ -31,6 +32,7 @@ class Persona:
     domain: str
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Everything chance depends on. The same four values give the same draw in every process.

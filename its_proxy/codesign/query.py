@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from its_proxy.codesign.light import light
+
 Message = Mapping[str, Any]
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One user message with text: its place among all messages, its number among user turns, its text."""
@@ -20,6 +23,7 @@ class Turn:
     text: str
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """What is put before and after a turn's text. The text itself is never in our hands, so it stays verbatim."""
@@ -48,7 +52,7 @@ def user_turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
 
 def role_of(message: Any) -> Any:
     """The message's role; None for what is no message, which is passed on for the upstream to refuse."""
-    return message.get("role") if isinstance(message, Mapping) else None
+    return message.get("role") if type(message) is dict or isinstance(message, Mapping) else None
 
 
 def with_rewrites(messages: Sequence[Message], rewrites: Mapping[int, Rewrite]) -> list[Message]:

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 from its_proxy.codesign import taxonomy
 from its_proxy.codesign.errors import ManifestError, StrategyNotApplicable, StrategyUnavailable
+from its_proxy.codesign.light import light
 from its_proxy.codesign.personas import Draw, Persona, Pool
 from its_proxy.codesign.query import Message, Rewrite, Turn, role_of, user_turns, with_rewrites
 
@@ -31,6 +32,7 @@ class PersonaRequest:
     text: str
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What a strategy sees. `row_id` names a training row and is None when serving."""
@@ -216,6 +218,7 @@ class Recipe:
             raise ManifestError("the persona pool holds no domain to draw from", hint=f"domains: {taxonomy.VERSION}")
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """The messages to send, and the persona that each rewritten user turn got (by its number)."""

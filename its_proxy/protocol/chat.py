@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from its_proxy.codesign.errors import RequestError
+from its_proxy.codesign.light import light
 from its_proxy.protocol.its import ItsRequest, read_its
 from its_proxy.protocol.limits import MAX_PARTS, refuse_excess
 
@@ -13,6 +14,7 @@ _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
 DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """`body` is the client's own object without `its`; `n` is how many choices the client wants back."""

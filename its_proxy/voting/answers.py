@@ -17,6 +17,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from its_proxy.codesign.light import light
 from its_proxy.voting.json_answers import read_json, shown, spelled
 from its_proxy.voting.letters import read_letter
 
@@ -64,6 +65,7 @@ class Form:
         return self.type in _EXACT_SCALARS
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`text` as the candidate wrote it, stripped; `form` for comparing it."""

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from math import fsum, isfinite
 from typing import TypeAlias
 
+from its_proxy.codesign.light import light
 from its_proxy.voting.answers import Answer, Form, proven_different
 
 Equivalence: TypeAlias = Callable[[Answer, Answer], bool]
 """Whether two answers with different forms mean the same; asked only where they are not proven different."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """One candidate's answer. `index` is the candidate's, `weight` its member's (1 or more);
@@ -34,6 +36,7 @@ class Ballot:
             raise ValueError(f"a ballot weighs at least 1, not {self.weight}")
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class AnswerClass:
     """Ballots whose answers count as the same, by index; the first one's answer is shown."""
@@ -59,6 +62,7 @@ class AnswerClass:
         return fsum(known) / len(known) if len(known) == len(self.ballots) else None
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Vote:
     """`classes` with the winner first, then heaviest first; `agreement` is the winner's share of the
