@@ -4,7 +4,8 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability \
-	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm torture-vllm fleet-vllm \
+	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm results-votes \
+	torture-vllm fleet-vllm \
 	guard-update schema clean
 
 help: ## this list
@@ -124,6 +125,12 @@ results: environment ## ask the demo over HTTP, 1,000 problems in 8 cells, into 
 results-vllm: environment ## measure the vote before a real vLLM, an hour or two, into docs/results/vllm-vote.md
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_vote $(ARGS)
+
+# Only the parts `vllm` and `chat` need vLLM.
+results-votes: environment ## how few tokens a vote needs, into docs/cheaper-votes.md; ARGS="--only vllm": real wall times
+	@case "$(ARGS)" in *vllm*|*chat*) \
+	  ITS_VLLM=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$ITS_VLLM" >&2; exit 1; }; export ITS_VLLM;; esac; \
+	.venv/bin/python -m benchmarks.cheaper_votes $(ARGS)
 
 torture-vllm: environment ## some 40 real vLLM servers against the handshake, an hour or two, into docs/results/vllm-handshake.md
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import yaml
@@ -71,22 +71,26 @@ class Servers:
         return Counters(int(values["vllm:generation_tokens_total"]), int(values["vllm:request_success_total"]))
 
 
+Configure: TypeAlias = Callable[[str, VllmServer, Path], dict[str, Any]]
+"""(demo checkpoint, the vLLM that serves it, a folder for more files) -> the settings of its-proxy."""
+
+
 @asynccontextmanager
-async def start_servers(model: str, keep: Path) -> AsyncIterator[Servers]:
-    """vLLM with one demo checkpoint, and its-proxy before it with the models of `settings`."""
+async def start_servers(model: str, keep: Path, configure: Configure | None = None) -> AsyncIterator[Servers]:
+    """vLLM with one demo checkpoint, and its-proxy before it with the models of `settings`, or as `configure` says."""
     checkpoint = DEMO / model
     async with start_vllm(checkpoint, pair_name(checkpoint), *FLAGS, log=keep / f"{model}-vllm.log") as vllm:
         config = keep / f"{model}-its.yaml"
-        config.write_text(yaml.safe_dump(settings(model, vllm, keep)))
+        config.write_text(yaml.safe_dump((configure or settings)(model, vllm, keep)))
         async with serve_command("--config", config, *QUIETLY, timeout_s=READY_TIMEOUT_S) as proxy, _client() as http:
             await _until_settled(http, proxy.url)
             yield Servers(proxy.url, vllm, http)
 
 
 @asynccontextmanager
-async def start_embedded() -> AsyncIterator[str]:
-    """its-proxy with its embedded engine, as `its-proxy serve` alone starts it."""
-    async with serve_command(*QUIETLY, timeout_s=READY_TIMEOUT_S) as proxy, _client() as http:
+async def start_embedded(*arguments: object) -> AsyncIterator[str]:
+    """its-proxy with its embedded engine, as `its-proxy serve` alone starts it, or with these arguments."""
+    async with serve_command(*arguments, *QUIETLY, timeout_s=READY_TIMEOUT_S) as proxy, _client() as http:
         await _until_settled(http, proxy.url)
         yield proxy.url
 
