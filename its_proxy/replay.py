@@ -13,12 +13,15 @@ from typing import Literal, TypeAlias
 
 from its_proxy.candidates import CandidateRow, Row, cast
 from its_proxy.codesign.errors import ConfigError
-from its_proxy.statistics import Estimate, clustered_interval, wilson
+from its_proxy.statistics import Estimate, clustered_interval, score_interval, wilson
 from its_proxy.voting.stop import is_decided
 from its_proxy.voting.tally import Vote
 
 Order: TypeAlias = int | Literal["tokens", "arrival"]
 """Shortest first, as they finished, or drawn with a seed."""
+
+MAX_LOSS = 0.01
+"""What a smaller n may lose on the items at hand: where they are few, the interval alone would let any n pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,9 @@ class Setting:
     """What n candidates under one stop rule come to; means are per item.
 
     `accuracy` is None for unlabelled items, `seconds` unless they arrive as recorded. `n_calls` counts the candidates
-    that had finished when the vote ended, the other ones are cut off. `is_chosen`: the smallest n, and with it the
-    fewest tokens, whose accuracy (for unlabelled items: the share of equal answers) lies in the best one's interval.
+    that had finished when the vote ended, the other ones are cut off. `worth_by_item`: 1 where the answer is right (for
+    unlabelled items: where it is that of all candidates), else 0. `is_chosen`: the smallest n, and with it the fewest
+    tokens, that lies at most `MAX_LOSS` below the best setting, and by the paired 95% interval not surely below it.
     """
 
     n: int
@@ -87,6 +91,7 @@ class Setting:
     n_tokens: float
     n_calls: float
     seconds: float | None
+    worth_by_item: tuple[int, ...]
     is_chosen: bool = False
 
     @property
@@ -102,7 +107,7 @@ class Setting:
             "tokens an item": f"{self.n_tokens:.0f}",
             "finished calls": f"{self.n_calls:.2f}",
             "seconds an item": "" if self.seconds is None else f"{self.seconds:.3f}",
-            "": "smallest n within the best one's interval" if self.is_chosen else "",
+            "": "smallest n that is good enough" if self.is_chosen else "",
         }
 
 
@@ -154,21 +159,31 @@ def _setting(rows: Sequence[Row], n: int, rule: str, order: Order, min_agreement
     right = [row.is_right(run.vote.answer) for run, row in zip(runs, rows, strict=True)]
     seconds = [run.seconds for run in runs if run.seconds is not None]
     n_items = len(rows)
+    is_labelled = all(row.gold is not None for row in rows)
     return Setting(
         n=n,
         rule=rule,
-        accuracy=wilson(sum(right), n_items) if all(row.gold is not None for row in rows) else None,
+        accuracy=wilson(sum(right), n_items) if is_labelled else None,
         same_answer=wilson(sum(same), n_items),
         n_tokens=sum(run.n_tokens for run in runs) / n_items,
         n_calls=sum(run.n_arrived for run in runs) / n_items,
         seconds=clustered_interval(seconds).value if len(seconds) == n_items else None,
+        worth_by_item=tuple(map(int, right if is_labelled else same)),
     )
 
 
 def _chosen(settings: Sequence[Setting]) -> Setting:
-    best = max(settings, key=lambda setting: setting.worth.value).worth
-    good = [setting for setting in settings if setting.worth.value >= best.low]
-    return min(good, key=lambda setting: (setting.n, setting.n_tokens))
+    best = max(settings, key=lambda setting: setting.worth.value)
+    # Item by item: the best one's own interval is so wide that a single candidate may lie in it.
+    return next(
+        setting
+        for setting in sorted(settings, key=lambda setting: (setting.n, setting.n_tokens))
+        if (lost := _difference(setting, best)).high >= 0 and lost.value >= -MAX_LOSS
+    )
+
+
+def _difference(one: Setting, other: Setting) -> Estimate:
+    return score_interval([a - b for a, b in zip(one.worth_by_item, other.worth_by_item, strict=True)])
 
 
 # --- one vote --------------------------------------------------------------------------------

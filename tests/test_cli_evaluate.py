@@ -140,7 +140,7 @@ class TestReplay:
         lines = done.stdout.splitlines()
         assert lines[0].startswith("| n | stop | accuracy | same answer as all | tokens an item |")
         assert len([line for line in lines if line.startswith(("| 1 ", "| 4 ", "| 8 "))]) == 9
-        assert done.stdout.count("smallest n within") == 1
+        assert done.stdout.count("smallest n that is good enough") == 1
         assert "60 items of tiny, 8 candidates each, arriving seed 3" in lines[-1]
 
     def test_by_default_powers_of_two_and_all(self, tmp_path):
