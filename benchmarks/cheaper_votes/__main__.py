@@ -54,18 +54,23 @@ def main(only: str, limit: int, queries: int, minutes: float, keep: Path) -> Non
     for number in (signal.SIGINT, signal.SIGTERM):
         # Also where a shell in the background has them ignored: what was started is to be ended.
         signal.signal(number, signal.default_int_handler)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    sections: dict[str, Any] = {}
     try:
         match only:
             case "record":
                 asyncio.run(recorded.record(read_items(DEMO / "problems.jsonl")[:limit], keep))
             case "replay":
-                results |= replay(limit, results)
+                sections = replay(limit, read_results())
             case "vllm" | "chat":
-                results |= asyncio.run(_on_vllm(only, queries, minutes, keep))
+                sections = asyncio.run(_on_vllm(only, queries, minutes, keep))
     except (RuntimeError, ItsError, aiohttp.ClientError) as error:
         raise click.ClickException(f"{error}\nWhat has been asked is kept: the same command goes on.") from None
-    write(results)
+    # Read at the end: another part may have ended meanwhile.
+    write(read_results() | sections)
+
+
+def read_results() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def write(results: dict[str, Any], file: Path = RESULTS, text: Path = PAGE) -> None:
@@ -94,11 +99,12 @@ def replay(limit: int, results: dict[str, Any]) -> dict[str, Any]:
             "points": _points(rows, frontier.ways(), STEPS, 0.0, frontier.N_ORDERS)
         }
         for name, clock in clocks.items():
-            for spread in SPREADS:
+            # Without a spread and a price of a batch it is the replay above.
+            for spread in SPREADS[clock is STEPS :]:
                 shown = _points(rows, frontier.staged_ways(), clock, spread, N_ORDERS_OF_MODELS)
                 conditions = {"workload": workload.name, "clock": name, **asdict(clock), "spread": spread}
                 sections["models"].append(conditions | {"points": shown})
-        sections["advice"][workload.name] = asdict(halves.check(rows, frontier.SIZES))
+        sections["advice"][workload.name] = asdict(halves.check(rows, halves.SIZES))
     return sections | {"replayed": _conditions() | {"n_orders": frontier.N_ORDERS}}
 
 

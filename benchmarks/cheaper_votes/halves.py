@@ -15,7 +15,8 @@ from its_proxy.candidates import Row
 from its_proxy.replay import sweep
 from its_proxy.statistics import Estimate, paired_difference
 
-N_SPLITS = 20
+N_SPLITS = 10
+SIZES = (1, 2, 4, 8, 16, 32)
 RULES = ("none", "exact", "beta")
 
 

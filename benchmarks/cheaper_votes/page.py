@@ -46,7 +46,18 @@ _WORTH_KNOWING = {
 }
 
 _CHOICE = """
-TO BE WRITTEN
+**What to take.**
+
+- *`n: 8, stop: exact`, all at once*, the default: half of maj@16's tokens, and nobody waits for a second wave.
+- *`first: auto` beside it* where tokens cost more than the slowest answers: the answer is still that of the full vote
+  of 8, always. Its second wave is what p95 shows: twice as long where candidates are equally long and a batch costs no
+  time, about as long where lengths differ (sigma 0.3 below) or where a smaller batch runs faster, as on the real vLLM.
+- *`n: 16, stop: beta, first: auto`* for maj@16's answer at about half of its tokens, at up to three waves.
+- *`exact` with n=16* saves little by waves: nine must agree, and where one disagrees seven more are asked.
+- *short-m@k* loses accuracy here, where the candidates of an item are about equally long.
+- *Adaptive-Consistency* and *ESC* spend as few tokens as `beta`, and take 15 and 4 times as long.
+- *One greedy call*: on these two models it is as often right as the vote, at a sixteenth of maj@16's tokens for each
+  right answer. Measure your own model before you vote at all (`its-proxy evaluate` asks greedily, too).
 """
 
 _LENGTHS = """
@@ -84,9 +95,10 @@ Prompts with a sign of a short answer begin with a whole wave: there the first w
 _ADVICE = """
 ## Is the smallest n that `replay` advises enough elsewhere?
 
-`its-proxy replay` marks the smallest n (and with it the fewest tokens) whose accuracy lies within the best one's
-interval. Here it advises on one half of the items, and the other half judges: accuracy there less that of all {most}
-candidates, paired. {n_splits} random splits; they overlap, so their shares carry no interval.
+`its-proxy replay` marks the smallest n (and with it the fewest tokens) that is at most a point below the best setting
+and, by the paired interval, not surely below it. Here it advises on one half of the items, and the other half judges:
+accuracy there less that of all {most} candidates, paired. {n_splits} random splits; they overlap, so their shares carry
+no interval.
 """
 
 
