@@ -33,7 +33,7 @@ def _call(url: str, data: bytes | None, key: str | None) -> dict[str, Any]:
     except (OSError, ValueError, http.client.HTTPException):
         document = None
     if not isinstance(document, dict):
-        raise UpstreamUnreachable(f"no its-proxy answers at {url}", hint="start one: make serve")
+        raise UpstreamUnreachable(f"no its-proxy answers at {url}", hint="start one: its-proxy serve")
     return document
 
 
