@@ -64,7 +64,7 @@ async def test_what_cannot_be_had_is_missing_and_the_rest_is_measured():
 
 
 async def test_streams_that_last_are_whole_and_their_gaps_are_told():
-    [scenario] = [scenario for scenario in scenarios(is_quick=True) if scenario.name == "paced-2000"]
+    [scenario] = [scenario for scenario in scenarios(is_quick=True) if scenario.name == "paced-50ms"]
     async with benched([DIRECT]) as bench:
         [seen] = (await measure(bench, scenario, TINY))["direct"]
     assert (seen.answered, seen.failed) == (scenario.connections, 0)

@@ -46,9 +46,9 @@ def test_a_goal_holds_by_the_median(ours, verdict):
 def test_a_lost_stream_breaks_the_goal_of_the_paced_ones():
     by_target = {name: seen([1.0], gap_p99=[55.0]) for name in ("direct", "nginx", "its-proxy")}
     [goal] = [goal for goal in GOALS if "paced" in goal.what]
-    assert goal.row({"rates": rates(paced_2000=by_target)})[""] == "holds"
+    assert goal.row({"rates": rates(paced_50ms=by_target)})[""] == "holds"
     by_target["its-proxy"]["failed"] = [1.0]
-    assert goal.row({"rates": rates(paced_2000=by_target)})[""] == "**does not hold**"
+    assert goal.row({"rates": rates(paced_50ms=by_target)})[""] == "**does not hold**"
 
 
 def test_a_ratio_tells_its_single_rounds():
