@@ -6,7 +6,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 .PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability \
 	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm results-votes \
 	torture-vllm fleet-vllm \
-	guard-update schema clean
+	guard-update scaling schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -139,6 +139,9 @@ torture-vllm: environment ## some 40 real vLLM servers against the handshake, an
 fleet-vllm: environment ## roll-over, lost servers, ensemble and 64 clients before three real vLLM, an hour, into docs/results/vllm-fleet.md
 	@said=$$($(PYTHON) deploy/vllm_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	ITS_VLLM="$$said" .venv/bin/python -m benchmarks.vllm_fleet $(ARGS)
+
+scaling: environment ## how cost grows with candidates, prompts, answers, models, pools, keys, history, into docs/scaling.md
+	@.venv/bin/python -m benchmarks.scaling $(ARGS)
 
 guard-update: environment ## write tests/counted_work.json anew: how many steps a request may take, with a tenth of room
 	@.venv/bin/python -m tests.guard --update
