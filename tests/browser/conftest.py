@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass
 class World:
-    """`qwen` is served through its manifest, `llama` has none."""
+    """`qwen` is served through its manifest, `same` too, and `llama` has none."""
 
     server: Server
     upstream: ScriptedUpstream
@@ -69,7 +69,8 @@ async def world(
     checkpoint = write_checkpoint(folder / "qwen", manifest("random"))
     async with scripted_upstream(stage.answer, ["qwen", "llama"]) as upstream:
         upstream.tokens = lambda body: tokens_of(body["messages"])
-        models = {"qwen": {"upstream": "gpu", "checkpoint": checkpoint}, "llama": {"upstream": "gpu"}}
+        qwen = {"upstream": "gpu", "checkpoint": checkpoint, "served_name": "qwen"}
+        models = {"qwen": qwen, "same": qwen, "llama": {"upstream": "gpu"}}
         settings = {"upstreams": {"gpu": {"url": upstream.url}}, "models": models} | settings
         async with serving(settings, environ) as server:
             upstream.forget()
@@ -89,7 +90,7 @@ class Playground:
     async def ask(self, query: str = QUERY, *, model: str = "qwen", beside: str = "nothing") -> None:
         await expect(self.model).to_have_value("qwen")
         await self.model.select_option(model)
-        await self.page.get_by_label("Beside it").select_option(label=beside)
+        await self.beside.select_option(label=beside)
         await self.query.fill(query)
         await self.page.get_by_role("button", name="Ask").click()
 
@@ -104,6 +105,10 @@ class Playground:
     @property
     def strategy(self) -> Locator:
         return self.page.get_by_role("combobox", name="Strategy")
+
+    @property
+    def beside(self) -> Locator:
+        return self.page.get_by_role("combobox", name="Beside it")
 
     @property
     def sent(self) -> Locator:

@@ -8,6 +8,7 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import QUERY, world
 from tests.scripted import Say
+from tests.serving import manifest, serving, write_checkpoint
 
 SEVEN, FIVE = "2 + 5 makes $7$, so \\boxed{7}", "I count \\boxed{5}"
 SERIES = "What is the sum of 1/k^2 over all k = 1, 2, 3, ...? Put the answer into \\boxed{}."
@@ -98,6 +99,16 @@ async def test_what_has_no_manifest_is_passed_through_and_said_to_be(tmp_path, b
         assert [body["messages"][-1]["content"] for body in stage.upstream.bodies] == [QUERY]
 
 
+async def test_chat_is_answered_without_a_vote_and_the_page_says_why(tmp_path, browse):
+    async with world(tmp_path, Say("I am a model.")) as stage:
+        page = await browse(stage.url)
+        await page.ask("Hello, who are you?")
+        await expect(page.status).to_have_text("The reply is here.")
+        await expect(page.vote).to_contain_text("No vote, as the first reply holds no short answer: 7 of 8 candidates")
+        await expect(page.candidates.filter(has_text="never asked")).to_have_count(7)
+        await expect(page.page.locator("#reply")).to_contain_text("I am a model.")
+
+
 async def test_another_strategy_can_be_forced_and_is_marked(tmp_path, browse):
     async with world(tmp_path, Say(SEVEN)) as stage:
         page = await browse(stage.url)
@@ -150,17 +161,41 @@ async def test_a_key_is_asked_for_and_goes_nowhere_but_into_requests(tmp_path, b
 
 
 async def test_a_model_that_is_still_checked_says_when_to_ask_again(tmp_path, browse):
-    async with world(tmp_path, Say(SEVEN)) as stage:
+    checkpoint = write_checkpoint(tmp_path, manifest("random"))
+    nowhere = {"upstreams": {"gpu": {"url": "http://127.0.0.1:9/v1"}}}
+    models = {"models": {"qwen": {"upstream": "gpu", "checkpoint": checkpoint}}}
+    async with serving(nowhere | models, wait=False) as server:
+        page = await browse(server.url.removesuffix("/v1") + "/playground")
+        await page.ask(beside="asked once, no vote")
+        await expect(page.page.locator("#handshake")).to_contain_text("being checked")
+        await expect(page.trouble).to_contain_text("It is still being checked: ask again in")
+        await expect(page.page.get_by_role("button", name="Ask")).to_be_visible()
+
+
+async def test_a_key_that_may_not_force_is_told_so_and_offered_it_no_more(tmp_path, browse):
+    keys = [{"name": "team", "env": "TEAM_KEY", "rights": ["explain", "candidates"]}]
+    async with world(tmp_path, Say(SEVEN), keys=keys, environ={"TEAM_KEY": KEY}) as stage:
         page = await browse(stage.url)
+        await page.page.get_by_label("API key").fill(KEY)
+        await page.page.keyboard.press("Enter")
         await expect(page.model).to_have_value("qwen")
-        await page.page.route("**/v1/chat/completions", pending)
+        await page.strategy.select_option("none")
         await page.ask()
-        await expect(page.trouble).to_contain_text("It is still being checked: ask again in 2 s")
+        await expect(page.trouble).to_contain_text("This key may not do that")
+        await expect(page.strategy).to_be_disabled()
+        await page.page.get_by_role("button", name="Ask").click()
+        await expect(page.status).to_have_text("The vote is decided: 7.")
 
 
-async def pending(route) -> None:
-    error = {"message": "qwen is pending", "type": "server_error", "param": None, "code": "model_pending"}
-    await route.fulfill(status=503, json={"error": error}, headers={"Retry-After": "2"})
+async def test_of_an_ensemble_every_members_own_rewrite_is_shown(tmp_path, browse):
+    ensemble = {"ensembles": {"both": {"members": ["qwen", "same"]}}}
+    async with world(tmp_path, Say(SEVEN), **ensemble) as stage:
+        page = await browse(stage.url)
+        await page.ask(model="both", beside="asked once, no vote")
+        await expect(page.status).to_have_text("The vote is decided: 7.")
+        await expect(page.sent.locator("mark")).to_have_count(2)
+        await expect(page.plain).to_contain_text("by the first member")
+        await expect(page.candidates.filter(has_text="same").first).to_be_visible()
 
 
 async def test_a_late_failure_is_told(tmp_path, browse, held):
@@ -213,6 +248,7 @@ async def test_axe_finds_nothing_to_complain_about(tmp_path, browse, scheme):
         stage.stage.query, stage.stage.plain = SERIES, Say(ROUNDED)
         page = await browse(stage.url, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True)
         await expect(page.model).to_have_value("qwen")
+        await expect(page.beside).to_have_value("once")
         assert await violations(page) == []
         await page.ask(SERIES, beside="asked once, no persona")
         await expect(page.status).to_contain_text("decided")

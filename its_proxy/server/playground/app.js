@@ -29,9 +29,9 @@ const chosen = () => models.find((model) => model.id === $("model").value);
 const states = (model) => [model?.its?.handshake ?? "none"].flat();
 const isPassedThrough = (model) => states(model).every((state) => state === "none");
 
-/** Fills a list of choices; what was chosen stays so where it still can. */
+/** Fills a list of choices; what was chosen of several stays so where it still can. */
 function offer(select, options) {
-  const before = select.value;
+  const before = select.length > 1 ? select.value : null;
   select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
   select.value = options.some(([value]) => value === before) ? before : options[0]?.[0] ?? "";
 }
@@ -53,7 +53,7 @@ async function refresh() {
 
 function chooseModel() {
   const model = chosen();
-  const own = model?.its?.strategy ?? "each model's own";
+  const own = model?.its?.strategy ?? "by model";
   const canForce = model && !isPassedThrough(model) && !missing.has("its.force");
   offer($("strategy"), [
     ["", isPassedThrough(model) ? "passed through" : `as recorded (${own})`],
@@ -133,7 +133,7 @@ async function askVote(query, model, signal) {
   }
   const its = wishes();
   const plan = await explained(body, its, query, signal);
-  show(plan?.n ?? (Number($("n").value) || model.its?.n || 1));
+  show(plan?.n ?? (Number($("n").value) || model.its?.n || 1), plan?.members.length > 1);
   if (plan) body.seed = plan.seeds[0]; // what was explained is what is asked
   const asked = { ...body, its: { ...its, stream: "leader", candidates: true } };
   return without("its.candidates", asked, (allowed) => vote(allowed, signal));
@@ -191,8 +191,8 @@ async function vote(body, signal) {
   return its?.answer;
 }
 
-function show(n) {
-  view.begin(n);
+function show(n, isEnsemble = false) {
+  view.begin(n, isEnsemble);
   $("results").hidden = false;
 }
 
@@ -210,7 +210,7 @@ async function askBeside(query, model, signal) {
   if (wish === "bare") body.its = { strategy: "none", force: true };
   $("plain-title").textContent = wish.startsWith("=") ? wish.slice(1) : "Asked once";
   $("plain-what").textContent = {
-    once: "The same model and rewrite, one candidate and no vote. It is one draw: another may differ.",
+    once: `The same ${model.its?.members ? "rewrite, by the first member" : "model and rewrite"}, one candidate and no vote. It is one draw: another may differ.`,
     bare: "The same model without its persona, one candidate and no vote. Forced: not as the pair was trained.",
   }[wish] ?? "Another model, passed through as it is.";
   $("plain-verdict").replaceChildren(make("p", { class: "pending" }, "…"));

@@ -29,7 +29,9 @@ function* split(text) {
     if (!found) { at += 1; continue; }
     if (at > plain) yield { text: text.slice(plain, at) };
     yield found;
-    at = plain = found.end;
+    // A displayed formula is a line of its own: what ends that line in the source is not shown again.
+    const gap = found.display ? /^[ \t]*\n?/.exec(text.slice(found.end))[0].length : 0;
+    at = plain = found.end + gap;
   }
   if (plain < text.length) yield { text: text.slice(plain) };
 }

@@ -8,12 +8,14 @@ const SILENT = { no_answer: "no answer", truncated: "cut off", lost: "lost", can
 
 export class VoteView {
   #n = 0;
+  #isEnsemble = false;
   #rows = new Map();
   #places = [];
   #received = [];
 
-  begin(n) {
+  begin(n, isEnsemble) {
     this.#n = n;
+    this.#isEnsemble = isEnsemble;
     this.#rows.clear();
     this.#received = [];
     this.#places = Array.from({ length: n }, (_, index) => empty(index, "waiting", "waiting"));
@@ -71,7 +73,7 @@ export class VoteView {
     const known = this.#places[candidate.index]?.dataset.state;
     if (known && known !== "waiting") return;
     this.#received.push(candidate);
-    this.#place(candidate.index, card(candidate));
+    this.#place(candidate.index, card(candidate, this.#isEnsemble));
     const label = candidate.answer ?? SILENT[candidate.state] ?? candidate.state;
     const isSilent = candidate.answer === null;
     this.#cast(this.#row(label, isSilent), candidate);
@@ -131,12 +133,12 @@ function empty(index, state, words) {
   return make("li", { class: "candidate", "data-state": state }, head(index, words));
 }
 
-function card(candidate) {
+function card(candidate, isEnsemble) {
   const { index, state, text, answer: said, completion_tokens: tokens, finished_s: seconds, member } = candidate;
-  const cost = [tokens !== null && `${tokens} tokens`, seconds !== null && `${seconds.toFixed(2)} s`].filter(Boolean).join(" · ");
+  const cost = [isEnsemble && member, tokens !== null && `${tokens} tokens`, seconds !== null && `${seconds.toFixed(2)} s`].filter(Boolean).join(" · ");
   const summary = [head(index, said === null ? SILENT[state] ?? state : answer(said)), make("span", { class: "cost" }, cost)];
   const body = text ? make("details", {}, make("summary", {}, ...summary), make("div", { class: "text" }, rendered(text))) : make("div", { class: "bare" }, ...summary);
-  return make("li", { class: "candidate", "data-state": state, title: member }, body);
+  return make("li", { class: "candidate", "data-state": state }, body);
 }
 
 const head = (index, what) => make("span", { class: "head" }, make("span", { class: "number" }, `${index + 1}`), make("span", { class: "said" }, what));
