@@ -1,15 +1,16 @@
 """Twenty clients ask and leave in the middle: what becomes of the upstream's calls."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from benchmarks.speed.bench import Bench, Running
 from benchmarks.speed.scenarios import QUESTION
 from benchmarks.speed.targets import Kind
-from benchmarks.speed.upstream import Behaviour, Upstream
+from benchmarks.speed.upstream import CHAT, Behaviour, Counters, Upstream
 
 CLIENTS = 20
-_STAY_S, _AT_MOST_S = 0.4, 60.0
+_AT_MOST_S, _STREAMED_S = 60.0, 0.2
 WAYS: dict[str, tuple[Kind, bool]] = {
     "JSON": ("passed", False),
     "stream": ("passed", True),
@@ -28,14 +29,28 @@ class Left:
     begun_later: int
 
 
-async def hang_up(bench: Bench, only: tuple[str, ...] | None = None, calm_s: float = 2.5) -> dict[str, dict[str, Left]]:
-    """way -> target -> what was left once nothing had come for `calm_s`. Who answers no more is left out."""
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A reply would take `answer_s`; the clients leave once all calls are open, and after three quarters of it even
+    before that; all is over once nothing has come for `calm_s`."""
+
+    answer_s: float = 2.0
+    calm_s: float = 2.5
+
+
+_USUAL = Leaving()
+
+
+async def hang_up(
+    bench: Bench, only: tuple[str, ...] | None = None, leaving: Leaving = _USUAL
+) -> dict[str, dict[str, Left]]:
+    """way -> target -> what was left. Who answers no more is left out."""
     left: dict[str, dict[str, Left]] = {way: {} for way in WAYS}
     for way, (kind, is_stream) in WAYS.items():
         for running in bench.running:
             if kind in running.target.asks and (only is None or running.target.name in only):
                 try:
-                    found = await _leave(bench.upstream, running, kind, is_stream, calm_s)
+                    found = await _leave(bench.upstream, running, kind, is_stream, leaving)
                 except (OSError, TimeoutError) as error:
                     print(f"{way}, {running.target.name}: left out: {error!r}", flush=True)
                 else:
@@ -43,9 +58,10 @@ async def hang_up(bench: Bench, only: tuple[str, ...] | None = None, calm_s: flo
     return left
 
 
-async def _leave(upstream: Upstream, running: Running, kind: Kind, is_stream: bool, calm_s: float) -> Left:
-    """Every reply would take two seconds; nobody stays for it."""
-    await upstream.behave(Behaviour(0, 100, 20) if is_stream else Behaviour(2000))
+async def _leave(upstream: Upstream, running: Running, kind: Kind, is_stream: bool, leaving: Leaving) -> Left:
+    # As CHAT: who asks for a stream and reads a plain reply, to pass on later, waits as long.
+    slowly = Behaviour(0, round(50 * leaving.answer_s), 20, CHAT) if is_stream else Behaviour(1000 * leaving.answer_s)
+    await upstream.behave(slowly)
     fields = {"messages": [{"role": "user", "content": QUESTION}], **({"stream": True} if is_stream else {})}
     request = running.request(kind, fields)
     writers = []
@@ -53,9 +69,19 @@ async def _leave(upstream: Upstream, running: Running, kind: Kind, is_stream: bo
         _, writer = await asyncio.open_connection("127.0.0.1", running.process.port)
         writer.write(request)
         writers.append(writer)
-    await asyncio.sleep(_STAY_S)
-    before = await upstream.counters()
+    n_calls = CLIENTS * (running.target.vote_calls if kind == "vote" else 1)
+    before = await _until_open(upstream, n_calls, 0.75 * leaving.answer_s)
+    if is_stream:
+        await asyncio.sleep(_STREAMED_S)
+        before = await upstream.counters()
     for writer in writers:
         writer.close()
-    after = await upstream.until_quiet(calm_s, _AT_MOST_S)
+    after = await upstream.until_quiet(leaving.calm_s, _AT_MOST_S)
     return Left(before.running, after.aborted, after.finished, after.requests - before.requests)
+
+
+async def _until_open(upstream: Upstream, n_calls: int, at_most_s: float) -> Counters:
+    late = time.monotonic() + at_most_s
+    while (counters := await upstream.counters()).running < n_calls and time.monotonic() < late:
+        await asyncio.sleep(0.02)
+    return counters

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.speed import __main__ as speed
 from benchmarks.speed.bench import Bench, benched
 from benchmarks.speed.chat import chat
-from benchmarks.speed.hang_ups import hang_up
+from benchmarks.speed.hang_ups import Leaving, hang_up
 from benchmarks.speed.rates import Pace, Seen, measure
 from benchmarks.speed.scenarios import scenarios
 from benchmarks.speed.targets import DIRECT, ITS_PROXY, Target, Unavailable
@@ -35,7 +35,7 @@ async def test_its_proxy_is_measured_beside_direct():
         for name in ("passed-64", "json-16", "sse-64", "vote-16", "vote-stream-16", "large-4"):
             seen = await seen_by_its_proxy(bench, name)
             assert (seen.failed, seen.answered > 0, seen.cpu_ms > 0) == (0, True, True), name
-        left = await hang_up(bench, only=("its-proxy",), calm_s=0.5)
+        left = await hang_up(bench, only=("its-proxy",), leaving=Leaving(answer_s=20, calm_s=0.5))
         assert {way: (of["its-proxy"].aborted, of["its-proxy"].begun_later) for way, of in left.items()} == {
             "JSON": (20, 0), "stream": (20, 0), "vote of 8": (160, 0),
         }  # fmt: skip
