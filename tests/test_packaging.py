@@ -1,6 +1,7 @@
 """What `pip install` promises: light base dependencies, and pins that stand in their declared ranges."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -97,3 +98,15 @@ def closure_of(names: set[str]) -> set[str]:
 
 def test_the_version_is_one_that_an_index_accepts() -> None:
     assert str(Version(its_proxy.__version__)) == its_proxy.__version__
+
+
+def test_every_package_of_the_wheel_says_that_it_is_typed(pyproject: dict) -> None:
+    packages = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert [package for package in packages if not (CHECKOUT / package / "py.typed").is_file()] == []
+
+
+def test_it_claims_no_python_older_than_it_asks_for(pyproject: dict) -> None:
+    asked = Requirement(f"python{pyproject['project']['requires-python']}").specifier
+    claimed = re.findall(r"Python :: (3\.\d+)", "\n".join(pyproject["project"]["classifiers"]))
+    assert claimed
+    assert all(version in asked for version in claimed)
