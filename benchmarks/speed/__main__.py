@@ -112,17 +112,20 @@ async def _draws(wanted: Run, bench: Bench, looked: AllLooked) -> None:
 
 async def _starts(wanted: Run, bench: Bench, looked: AllLooked) -> None:
     """Of all that are running, and some more of those that start quickly; the most that each held is of the former."""
-    started: dict[str, Any] = {}
+    started: dict[str, dict[str, Any]] = {}
     for running in bench.running:
         if (pid := running.process.pid) is not None:
-            started[running.target.name] = {"ready_s": [running.ready_s], "idle_mib": [running.idle_mib],
-                                            "peak_mib": round(peak_rss_mib(pid), 1)}  # fmt: skip
+            figures = {key: [value] for key, value in _start_of(running).items()}
+            started[running.target.name] = {**figures, "peak_mib": round(peak_rss_mib(pid), 1)}
     for name in _QUICKLY_STARTED:
         for _ in range((1 if wanted.is_quick else _STARTS) if name in started else 0):
-            again = await _started_again(TARGETS[name], bench)
-            started[name]["ready_s"].append(again.ready_s)
-            started[name]["idle_mib"].append(again.idle_mib)
+            for key, value in _start_of(await _started_again(TARGETS[name], bench)).items():
+                started[name][key].append(value)
     wanted.save("starts", started)
+
+
+def _start_of(running: Running) -> dict[str, float]:
+    return {"ready_s": running.ready_s, "ready_cpu_s": running.ready_cpu_s, "idle_mib": running.idle_mib}
 
 
 async def _started_again(target: Target, bench: Bench) -> Running:

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.speed.processes import allow_many_files, build, rss_mib
+from benchmarks.speed.processes import allow_many_files, build, cpu_s, rss_mib
 from benchmarks.speed.targets import Kind, Process, Target, Unavailable
 from benchmarks.speed.upstream import Behaviour, Upstream, running_upstream
 
@@ -21,12 +21,13 @@ _SETTLE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A target that answers. `ready_s`: from its start to an answered completion, its-proxy's of both its models;
-    `idle_mib`: what it holds soon after."""
+    """A target that answers. `ready_s`: from its start to an answered completion, its-proxy's of both its models, and
+    `ready_cpu_s` the CPU till then; `idle_mib`: what it holds soon after."""
 
     target: Target
     process: Process
     ready_s: float = 0.0
+    ready_cpu_s: float = 0.0
     idle_mib: float = 0.0
 
     def request(self, kind: Kind, fields: Mapping[str, Any]) -> bytes:
@@ -77,10 +78,11 @@ async def ready(target: Target, folder: Path, upstream: Upstream) -> AsyncIterat
     async with target.start(folder, upstream.port) as process:
         for kind in target.asks.keys() - {"vote"}:
             await _until_answered(target, process, kind)
-        ready_s = time.monotonic() - began
+        ready_s, pid = time.monotonic() - began, process.pid
+        ready_cpu_s = cpu_s(pid) if pid is not None else 0.0
         await asyncio.sleep(_SETTLE_S)
-        idle_mib = rss_mib(process.pid) if process.pid is not None else 0.0
-        yield Running(target, process, round(ready_s, 3), round(idle_mib, 1))
+        idle_mib = rss_mib(pid) if pid is not None else 0.0
+        yield Running(target, process, round(ready_s, 3), round(ready_cpu_s, 3), round(idle_mib, 1))
 
 
 async def _until_answered(target: Target, process: Process, kind: Kind, timeout_s: float = 60.0) -> None:

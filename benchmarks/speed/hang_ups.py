@@ -32,7 +32,7 @@ class Left:
 @dataclass(frozen=True, slots=True)
 class Leaving:
     """A reply would take `answer_s`; the clients leave once all calls are open, and after three quarters of it even
-    before that; all is over once nothing has come for `calm_s`."""
+    before that; all is over once nothing has come for `calm_s`, and thrice as long where calls are still to come."""
 
     answer_s: float = 2.0
     calm_s: float = 2.5
@@ -76,7 +76,8 @@ async def _leave(upstream: Upstream, running: Running, kind: Kind, is_stream: bo
         before = await upstream.counters()
     for writer in writers:
         writer.close()
-    after = await upstream.until_quiet(leaving.calm_s, _AT_MOST_S)
+    is_slow = before.requests < n_calls
+    after = await upstream.until_quiet(leaving.calm_s * (3 if is_slow else 1), _AT_MOST_S)
     return Left(before.running, after.aborted, after.finished, after.requests - before.requests)
 
 

@@ -167,6 +167,7 @@ def _starts(results: Results) -> Rows:
         {
             "": name,
             "start to the first answer, s": _spread(started["ready_s"]),
+            "CPU till then, s": _spread(started.get("ready_cpu_s", [])),
             "idle, MiB": _spread(started["idle_mib"]),
             "after all of this page, at most, MiB": f"{started['peak_mib']:.0f}" if "peak_mib" in started else "",
         }
