@@ -18,6 +18,9 @@ MAX_VALUES = 300_000
 """Two megabytes of token ids are fewer."""
 MAX_TEXTS = 50_000
 MAX_CONTAINERS = 25_000
+LARGE_BYTES = 2**14
+FEW_QUOTES = 2_000
+MOST_BACKSLASHES = 64
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
@@ -49,10 +52,32 @@ def read_body(data: bytes) -> dict[str, Any]:
 
 def _outside_of_texts(data: bytes) -> bytes:
     """What stands between quotes left out; of what is no JSON anything may be left, and the parser refuses it."""
+    if len(data) >= LARGE_BYTES and (outside := _outside_of_few_texts(data)) is not None:
+        return outside
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     if bare.count(b'"') > 2 * MAX_TEXTS:
         raise _refusal(f"the body holds more than {MAX_TEXTS:,} texts")
     return b"".join(bare.split(b'"')[::2])
+
+
+def _outside_of_few_texts(data: bytes) -> bytes | None:
+    """The same by leaps from quote to quote, a tenth of the time where texts are few and long; None for many."""
+    parts, at, is_in_text = [], 0, False
+    quote = data.find(b'"')
+    for _ in range(FEW_QUOTES):
+        if quote < 0:
+            parts.append(b"" if is_in_text else data[at:])
+            return b"".join(parts)
+        before = data[max(at, quote - MOST_BACKSLASHES) : quote] if is_in_text else b""
+        n_backslashes = len(before) - len(before.rstrip(b"\\"))
+        if n_backslashes == MOST_BACKSLASHES:
+            return None
+        if n_backslashes % 2 == 0:  # an odd number makes it a part of the text
+            if not is_in_text:
+                parts.append(data[at:quote])
+            at, is_in_text = quote + 1, not is_in_text
+        quote = data.find(b'"', quote + 1)
+    return None
 
 
 def _refuse_too_many(outside: bytes) -> None:

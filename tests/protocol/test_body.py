@@ -4,12 +4,22 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import RequestError
-from its_proxy.protocol.body import MAX_CONTAINERS, MAX_DEPTH, MAX_LONG_NUMBERS, MAX_TEXTS, MAX_VALUES, read_body
+from its_proxy.protocol.body import (
+    FEW_QUOTES,
+    LARGE_BYTES,
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    MAX_LONG_NUMBERS,
+    MAX_TEXTS,
+    MAX_VALUES,
+    MOST_BACKSLASHES,
+    read_body,
+)
 
 MIB = 2**20
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.text('\\"{}[]:,\n\u00e9', max_size=12)
@@ -19,6 +29,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
 )  # fmt: skip
 OBJECT = st.dictionaries(TEXT, JSON, max_size=4)
+# Behind these a body is read in another way, which must find the same.
+LONG = {
+    "few quotes": '{"": "' + "x" * LARGE_BYTES + '", ',
+    "many quotes": '{"": ["' + '", "'.join(["x" * 8] * (LARGE_BYTES // 8)) + '"], ',
+    "quotes in a text": '{"": "' + 'x\\"' * LARGE_BYTES + '", ',
+    "backslashes": '{"": "' + "\\\\" * LARGE_BYTES + '", ',
+}
 
 
 def refusal(data: bytes) -> str:
@@ -41,6 +58,29 @@ def test_a_key_named_twice_is_found_wherever_it_stands(body, data):
     text = written(body, objects_of(body)[doubled])
     assert json.loads(text) == body
     assert "names a key twice" in refusal(text.encode())
+
+
+@pytest.mark.parametrize("long", LONG.values(), ids=LONG)
+@settings(deadline=None, max_examples=30)  # a busy machine says nothing about the code
+@given(OBJECT.filter(lambda body: body and "" not in body), st.data())
+def test_a_long_body_is_read_and_refused_as_a_short_one_is(long, body, data):
+    assert read_body((long + json.dumps(body)[1:]).encode()) == json.loads(long[:-2] + "}") | body
+    doubled = data.draw(st.sampled_from(sorted(range(len(objects_of(body))))))
+    text = written(body, objects_of(body)[doubled])
+    assert "names a key twice" in refusal((long + text[1:]).encode())
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, MOST_BACKSLASHES - 1, MOST_BACKSLASHES, MOST_BACKSLASHES + 1])
+def test_a_quote_behind_any_number_of_backslashes_ends_its_text_or_does_not(n):
+    text = b"x" * LARGE_BYTES + n * b"\\" + (b'"' if n % 2 else b"")
+    assert read_body(b'{"a": "' + text + b'", "b": 1}') == {"a": orjson.loads(b'"' + text + b'"'), "b": 1}
+    assert "names a key twice" in refusal(b'{"a": "' + text + b'", "a": 1}')
+
+
+def test_a_text_of_a_long_body_that_does_not_end_is_refused_as_in_a_short_one():
+    assert refusal(b'{"a": "' + b"x" * LARGE_BYTES) == refusal(b'{"a": "x')
+    assert refusal(b'["a", "' + b"x" * LARGE_BYTES) == refusal(b'["a", "x')
+    assert FEW_QUOTES < LARGE_BYTES // 4  # so that a body above has more
 
 
 def objects_of(value) -> list[dict]:
