@@ -1,7 +1,6 @@
 """Server-sent events as OpenAI's stream uses them: `data:` lines only, never named events."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing
 from math import inf
 from typing import Any
 
@@ -64,16 +63,16 @@ async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     Raises UpstreamError where it breaks, where it ends although no choice has said how it finished, and where it
     tells an error of its own, whose text is not for clients; BadPayload for what is no event.
     """
-    relay = _Relay()
+    relay, lines = _Relay(), _Lines()
     try:
-        async with aclosing(_lines(chunks)) as blocks:
-            async for lines in blocks:
-                sound = relay.take(lines)
-                lines.clear()  # not held twice while the client takes its time
-                if sound:
-                    yield sound
-                if relay.is_done or relay.error is not None:
-                    break
+        async for chunk in chunks:
+            if sound := relay.take(lines.of(chunk)):
+                yield sound
+            if relay.is_done or relay.error is not None:
+                break
+        else:
+            if sound := relay.take(lines.left_over()):
+                yield sound
         if relay.error is not None:
             raise relay.error
         if not relay.is_finished:
@@ -113,45 +112,56 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, 
 
     Raises UpstreamError for an error that the upstream tells in its stream, BadPayload for what is no event.
     """
-    async with aclosing(_lines(chunks, MAX_STREAM_BYTES)) as blocks:
-        async for lines in blocks:
-            lines.reverse()
-            while lines:
-                # Nothing of a line is held while its event is: it may be long, and its reader in no hurry.
-                data = data_of(lines.pop())
-                if data == b"[DONE]":
-                    return
-                if data:
-                    document, data = _event_of(data), b""
-                    yield document
+    reader = _Lines(MAX_STREAM_BYTES)
+    is_over = False
+    while not is_over:
+        chunk = await anext(chunks, None)
+        is_over = chunk is None
+        lines = reader.left_over() if chunk is None else reader.of(chunk)
+        lines.reverse()
+        while lines:
+            # Nothing of a line is held while its event is: it may be long, and its reader in no hurry.
+            data = data_of(lines.pop())
+            if data == b"[DONE]":
+                return
+            if data:
+                document, data = _event_of(data), b""
+                yield document
 
 
-async def _lines(chunks: AsyncIterator[bytes], max_bytes: float = inf) -> AsyncGenerator[list[bytes], None]:
+class _Lines:
     """The lines that each chunk completes, with their ends (LF, CRLF or CR) as they came; then what is left over.
 
     An end that was cut in two is told as two: an empty line more says nothing to anybody.
     """
-    rest, n_bytes = bytearray(), 0
-    async for chunk in chunks:
-        n_bytes += len(chunk)
-        if not rest and chunk.endswith(b"\n"):
-            yield chunk.splitlines(keepends=True)  # whole events, as they mostly come
+
+    def __init__(self, max_bytes: float = inf) -> None:
+        self._max_bytes = max_bytes
+        self._n_bytes = 0
+        self._rest = bytearray()
+
+    def of(self, chunk: bytes) -> list[bytes]:
+        """Raises BadPayload where a line, or all of it, is longer than it may be."""
+        self._n_bytes += len(chunk)
+        if not self._rest and chunk.endswith(b"\n"):
+            lines = chunk.splitlines(keepends=True)  # whole events, as they mostly come
         elif b"\n" in chunk or b"\r" in chunk:
-            lines = bytes(rest + chunk).splitlines(keepends=True)
-            rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else bytearray(lines.pop())
-            yield lines
+            lines = bytes(self._rest + chunk).splitlines(keepends=True)
+            self._rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else bytearray(lines.pop())
         else:
-            rest += chunk
-        if n_bytes > max_bytes or len(rest) > MAX_EVENT_BYTES:
+            self._rest += chunk
+            lines = []
+        if self._n_bytes > self._max_bytes or len(self._rest) > MAX_EVENT_BYTES:
             raise BadPayload("the upstream's stream is too long")
-    if rest:
-        yield [bytes(rest)]
+        return lines
+
+    def left_over(self) -> list[bytes]:
+        return [bytes(self._rest)] if self._rest else []
 
 
 def data_of(line: bytes) -> bytes:
     """What a `data:` line holds; nothing for any other. OpenAI's servers write every event in one line."""
-    name, _, value = line.partition(b":")
-    return value.strip() if name == b"data" else b""
+    return line[5:].strip() if line.startswith(b"data:") else b""
 
 
 def _event_of(data: bytes) -> dict[str, Any]:
