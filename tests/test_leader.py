@@ -165,6 +165,17 @@ class TestItsEnd:
         assert said(told.chunks, "content") == ""
         assert b"secret" not in told.raw
 
+    async def test_a_lost_candidate_does_not_begin_the_stream(self, checkpoint, held, monkeypatch):
+        """So that a failure of them all still has its status."""
+        monkeypatch.setattr(exchange, "STREAM_BEGINS_S", 60.0)
+        script = by_index(LOST, Say(status=500, gate=held))
+        async with serving_script(script, checkpoint) as (server, upstream):
+            asking = asyncio.ensure_future(server.ask(stream=True, seed=SEED, its={"stream": "leader"}))
+            await upstream.until(lambda: upstream.n_finished == 1 and len(upstream.bodies) == 8)
+            held.set()
+            reply = await asking
+        assert (reply.status, reply.error["code"]) == (500, "upstream_rejected")
+
     async def test_the_deadline_ends_it_with_an_error(self, checkpoint):
         script = by_index(Say(pieces=[{"reasoning": "hm"}, asyncio.Event()]), Say(gate=asyncio.Event()))
         async with serving_script(script, checkpoint, vote={"deadline_s": 0.3}) as (server, upstream):
