@@ -24,15 +24,13 @@ NPM_FOLDER = CHECKOUT / "tests/real_litellm"  # its lock file names that package
 # The range of the `litellm` extra: releases beyond it have been malicious before.
 LITELLM = "litellm>=1.106.2,<1.107"
 NPM_INSTALL = ("npm", "install", "openai", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
-# Group -> what is asked for, the program that proves it, and whose pins are here.
-OWN = {
-    "sdks": (
-        ("openai", "langchain-openai", "llama-index-llms-openai-like", "instructor", "pydantic-ai-slim[openai]", "llm"),
-        "llm",
-    ),
-    "lm-eval": (("lm-eval[api]",), "lm_eval"),
-    "aider": (("aider-chat",), "aider"),
-    "guidellm": (("guidellm",), "guidellm"),
+SDKS = ("openai", "langchain-openai", "llama-index-llms-openai-like", "instructor", "pydantic-ai-slim[openai]", "llm")
+# Group -> what is asked for, the program that proves it, and what has no wheels. Their pins are here.
+OWN: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    "sdks": (SDKS, "llm", ()),
+    "lm-eval": (("lm-eval[api]",), "lm_eval", ("rouge-score", "sqlitedict", "word2number")),
+    "aider": (("aider-chat",), "aider", ()),
+    "guidellm": (("guidellm",), "guidellm", ()),
 }
 # Those that other tests run from, too.
 SHARED = {
@@ -43,9 +41,10 @@ SHARED = {
 
 def pinned(name: str) -> None:
     """Prints the path of one of our own groups; code 69 and why where there can be none."""
-    asked_for, program = OWN[name]
+    asked_for, program, from_source = OWN[name]
     variable = f"ITS_CLIENTS_{name.upper().replace('-', '_')}"
-    Pinned(f"clients-{name}", program=program, variable=variable, what=", ".join(asked_for)).provide()
+    what = ", ".join(asked_for)
+    Pinned(f"clients-{name}", program=program, variable=variable, what=what, from_source=from_source).provide()
 
 
 def newest(name: str) -> None:
@@ -101,6 +100,8 @@ def whole(*, is_newest: bool) -> dict[str, dict[str, str]]:
         commands |= {name: [str(DEPLOY / script)] for name, (script, _) in SHARED.items()}
         commands["npm"] = [str(DEPLOY / "npm_packages.py"), str(NPM_FOLDER)]
     # Its wheels are built for CPUs by others, release by release: there is no newer one than that which is pinned.
+    # What guidellm's newest asks for is 6 GB of CUDA, which its pins leave out.
+    commands["guidellm"] = [this, "guidellm"]
     commands["vllm"] = [str(DEPLOY / "vllm_environment.py")]
     return {name: told(command) for name, command in commands.items()}
 

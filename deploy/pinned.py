@@ -21,12 +21,14 @@ PYTHON = 3, 11
 @dataclass(frozen=True)
 class Pinned:
     """`NAME-constraints.txt` beside this file holds the pins; `program` is in the environment's bin/, `variable` names
-    a ready environment instead. `finish` puts into it what pip does not; raises CannotInstall."""
+    a ready environment instead. `from_source`: packages that are published without a wheel. `finish` puts into it
+    what pip does not; raises CannotInstall."""
 
     name: str
     program: str
     variable: str
     what: str
+    from_source: tuple[str, ...] = ()
     finish: Callable[[Path], None] = lambda environment: None
 
     def provide(self) -> None:
@@ -59,9 +61,9 @@ class Pinned:
                     if not is_whole(environment):
                         with building(environment, f"the environment with {self.what}, once, about 2 minutes"):
                             # The pins are whole, so nothing is left to resolve.
-                            install(
-                                environment, lock, "--no-deps", "--only-binary", ":all:", "--requirement", str(pins)
-                            )
+                            how = ["--no-deps", "--only-binary", ":all:"]
+                            how += ["--no-binary", ",".join(self.from_source)] if self.from_source else []
+                            install(environment, lock, *how, "--requirement", str(pins))
                             self.finish(environment)
         print(environment)
 

@@ -4,6 +4,7 @@ The server's traces come in through this; nothing here knows of them. A watcher 
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 from its_proxy.plan import Member
@@ -25,6 +26,17 @@ class Observer(Protocol):
     def call(self, member: Member, index: int | None = None, operation: str = "chat") -> AbstractContextManager[Call]:
         """While the block runs, the call does. `index`: which candidate of a vote it is."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class OfOperation:
+    """Watches every call as one of that operation."""
+
+    observer: Observer
+    operation: str
+
+    def call(self, member: Member, index: int | None = None, operation: str = "chat") -> AbstractContextManager[Call]:
+        return self.observer.call(member, index, self.operation)
 
 
 class _Unwatched:

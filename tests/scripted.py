@@ -142,7 +142,7 @@ async def _answer(
     )
     document = {
         "id": "cmpl-upstream",
-        "object": "text_completion" if "prompt" in body else "chat.completion",
+        "object": "text_completion" if "messages" not in body else "chat.completion",
         "created": 1,
         "model": body["model"],
         "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": say.finish_reason}],
@@ -185,7 +185,7 @@ def _numbered(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _event(body: dict[str, Any], delta: dict[str, Any], finish_reason: str | None, usage: Any = None) -> bytes:
-    is_chat = "prompt" not in body
+    is_chat = "messages" in body
     told = {"delta": delta} if is_chat else {"text": delta.get("content", "")}
     choice = {"index": 0, **told, "logprobs": None, "finish_reason": finish_reason}
     kind = "chat.completion.chunk" if is_chat else "text_completion"

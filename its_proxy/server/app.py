@@ -2,28 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Any
 
-import orjson
 import structlog
 
-from its_proxy.codesign.errors import ItsError, ModelNotFound, RequestError, StrategyNotApplicable
-from its_proxy.protocol.body import read_body
-from its_proxy.protocol.chat import client_max_tokens, read_model, refuse_denied
+from its_proxy.codesign.errors import ItsError, ModelNotFound
 from its_proxy.protocol.envelope import ErrorReply, defect_reply, envelope, error_reply
-from its_proxy.protocol.limits import refuse_excess, refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.request_id import new_request_id
-from its_proxy.server.chat import chat_completions, json_reply, read_bytes, responses
-from its_proxy.server.context import Context, caller_of, door_of, front_of, observer_of, tenant_of, traits_of
+from its_proxy.server.chat import chat_completions, json_reply, responses
+from its_proxy.server.completions import completions
+from its_proxy.server.context import Context, caller_of
 from its_proxy.server.http.request import Refused, Request
 from its_proxy.server.http.response import Response, Stream
 from its_proxy.server.http.router import Router
 from its_proxy.server.logs import bound_log
+from its_proxy.server.passed import FORM_ROUTES, JSON_ROUTES, pass_form, pass_json
 from its_proxy.server.playground import playground
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit, refuse_expectation
-from its_proxy.settings import Settings
-from its_proxy.upstreams.base import applied, traced
 
 log = structlog.get_logger("its_proxy")
 _HTTP_ERRORS = {
@@ -37,8 +31,6 @@ _HTTP_ERRORS = {
     417: ("expectation_failed", "nothing but 100-continue can be expected"),
 }
 _BAD = "invalid_request_error"
-FORWARDED = ("completions", "embeddings")
-_OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings"}
 
 
 class App:
@@ -51,8 +43,11 @@ class App:
         router.post("/v1/responses", responses)
         router.get("/v1/models", list_models)
         router.get("/v1/models/{name}", show_model)
-        for path in FORWARDED:
-            router.post(f"/v1/{path}", forward)
+        router.post("/v1/completions", completions)
+        for path in JSON_ROUTES:
+            router.post(path, pass_json)
+        for path in FORM_ROUTES:
+            router.post(path, pass_form)
         router.get("/livez", alive)
         router.get("/health", alive)
         router.get("/readyz", ready)
@@ -85,7 +80,7 @@ class App:
         finally:
             seconds = time.perf_counter() - started_at
             context.metrics.in_flight.dec()
-            if request.path.startswith("/v1/"):
+            if _is_counted(request):
                 context.metrics.requests.labels(request.model, str(status)).inc()
                 context.metrics.duration.labels(request.model).observe(seconds)
             if request.span is not None:
@@ -115,7 +110,7 @@ class App:
         route = self.router.find(request)
         request.route = route.path
         traces = self.context.traces
-        if traces is not None and request.path.startswith("/v1/"):
+        if traces is not None and _is_counted(request):
             traceparent = request.header(b"traceparent")
             request.span = traces.request(request.method, route.path, request.id, traceparent)
         refuse_ambiguous(request)
@@ -160,49 +155,9 @@ async def show_model(request: Request) -> Response:
     raise ModelNotFound(f"no model named {name[:200]!r} is served here", param="model")
 
 
-async def forward(request: Request) -> Response:
-    """Routes without chat messages: passed on unchanged, but never past a strategy."""
-    caller = caller_of(request)
-    body = read_body(await read_bytes(request))
-    refuse_denied(body)
-    refuse_excess(body)
-    _refuse_costly(body, request.context.settings)
-    tenant = tenant_of(request, caller, body)
-    door = door_of(request, caller, tenant)
-    if "its" in body:
-        raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
-    served, overrides = await request.context.catalog.resolve(read_model(body), traits_of(body, caller, None))
-    request.model = served.name
-    if overrides:
-        raise RequestError("this route knows no model suffix", param="model", hint="use /v1/chat/completions")
-    served.require_serving()
-    checkpoint = served.checkpoint
-    front = front_of(request, caller)
-    is_rewritten = front.has_applied(served)
-    has_strategy = served.is_ensemble or (checkpoint is not None and checkpoint.serve.strategy.family != "none")
-    if has_strategy and not is_rewritten:
-        raise StrategyNotApplicable(
-            f"{served.name} is asked through its strategy, which needs chat messages",
-            param="model", hint="use /v1/chat/completions",
-        )  # fmt: skip
-    [member] = served.members()
-    body["model"] = member.served_name
-    path = request.path.removeprefix("/v1/")
-    served.require_open()
-    async with door.admitted([1]):
-        call = observer_of(request).call(member, operation=_OPERATIONS[path])
-        with call as calling, applied(front.mark), traced(calling.traceparent):
-            reply = await member.upstream.forward("POST", path, orjson.dumps(body), "application/json")
-    return Response(reply.body, reply.status, reply.content_type)
-
-
-def _refuse_costly(body: Mapping[str, Any], settings: Settings) -> None:
-    refuse_many_choices(body, settings.max_n)
-    prompts = body.get("prompt")
-    # A list of numbers is one prompt, as tokens.
-    n_prompts = len(prompts) if isinstance(prompts, list) and not isinstance(next(iter(prompts), 0), int) else 1
-    n_asked = n_prompts * max((value for value in map(body.get, ("n", "best_of")) if isinstance(value, int)), default=1)
-    refuse_many_tokens(n_asked * (client_max_tokens(body) or 0), settings.max_request_tokens)
+def _is_counted(request: Request) -> bool:
+    """Whether it asks for what models do, and not how this server does."""
+    return request.path.startswith("/v1/") or request.path in JSON_ROUTES
 
 
 async def _end_with_error(request: Request, stream: Stream, reply: ErrorReply) -> Stream:

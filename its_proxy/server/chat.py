@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions` and `/v1/responses`: plain, streamed, voted, and voted stream."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ import orjson
 from its_proxy.admission import Door
 from its_proxy.codesign.errors import QuorumLost, UpstreamError
 from its_proxy.codesign.query import user_turns
-from its_proxy.exchange import Exchange, Limits
+from its_proxy.exchange import Exchange, Front, Limits
 from its_proxy.plan import Member
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, read_chat
@@ -31,7 +31,7 @@ _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cac
 async def chat_completions(request: Request) -> Response | Stream:
     caller = caller_of(request)
     request.dialect = ChatDialect()
-    return await _converse(request, caller, read_chat(read_body(await read_bytes(request))))
+    return await converse(request, caller, read_chat(read_body(await read_bytes(request))))
 
 
 async def responses(request: Request) -> Response | Stream:
@@ -39,23 +39,36 @@ async def responses(request: Request) -> Response | Stream:
     caller = caller_of(request)
     body = read_body(await read_bytes(request))
     request.dialect = ResponsesDialect(body, request.id)
-    return await _converse(request, caller, read_chat(chat_body(body)))
+    return await converse(request, caller, read_chat(chat_body(body)))
 
 
-async def _converse(request: Request, caller: Caller, chat: ChatRequest) -> Response | Stream:
+Asked = tuple[Served, Sequence[Member]]
+"""A model, and its members as one request asks them."""
+
+
+def as_chat(chat: ChatRequest, asked: Asked, front: Front) -> Asked:
+    return asked
+
+
+async def converse(
+    request: Request,
+    caller: Caller,
+    chat: ChatRequest,
+    asking: Callable[[ChatRequest, Asked, Front], Asked] = as_chat,
+) -> Response | Stream:
+    """Answers a request that has been read. `asking`: how its route asks a model; raises what forbids it."""
     tenant = tenant_of(request, caller, chat.body)
     door, salt = door_of(request, caller, tenant), caller.salt(tenant)
     served, chat = await _resolve(request, chat, caller)
-    members = served.members(salt)
+    front, members = front_of(request, caller), served.members(salt)
     try:
-        return await _answer(request, chat, served, members, caller, door)
+        return await _answer(request, chat, asking(chat, (served, members), front), caller, door)
     except (UpstreamError, QuorumLost):
         again, _ = await _resolve(request, chat, caller)
         if again is served or request.stream is not None or any(_was_begun(member) for member in members):
             raise
         # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
-        members = again.members(salt)
-        return await _answer(request, chat, again, members, caller, door)
+        return await _answer(request, chat, asking(chat, (again, again.members(salt)), front), caller, door)
 
 
 async def _resolve(request: Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
@@ -76,9 +89,9 @@ def _was_begun(member: Member) -> bool:
     return isinstance(member.upstream, Route) and member.upstream.was_begun
 
 
-async def _answer(
-    request: Request, chat: ChatRequest, served: Served, members: Sequence[Member], caller: Caller, door: Door
-) -> Response | Stream:
+async def _answer(request: Request, chat: ChatRequest, asked: Asked, caller: Caller, door: Door) -> Response | Stream:
+    served, members = asked
+
     def count(outcome: Outcome) -> None:
         request.context.metrics.count_outcome(request.model, outcome)
         if (span := request.span) is not None:
@@ -94,7 +107,7 @@ async def _answer(
         limits=_limits(request.context.settings),
         on_outcome=count,
         door=door,
-        observer=observer_of(request),
+        observer=observer_of(request, request.dialect.operation),
         comparer=request.context.workers,
     )
     if chat.is_stream and not chat.its.explain:

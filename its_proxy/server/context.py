@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from its_proxy.admission import Admission, Door
 from its_proxy.equivalence import EquivalenceWorkers
 from its_proxy.exchange import Front
-from its_proxy.observe import NOBODY, Observer
+from its_proxy.observe import NOBODY, Observer, OfOperation
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
 from its_proxy.server.http.request import Request
@@ -57,9 +57,11 @@ def caller_of(request: Request) -> Caller:
     return request.context.doorkeeper.admit(request.header(b"authorization"))
 
 
-def observer_of(request: Request) -> Observer:
-    """Who watches its calls to upstreams."""
-    return request.span if request.span is not None else NOBODY
+def observer_of(request: Request, operation: str = "chat") -> Observer:
+    """Who watches its calls to upstreams, as calls of that operation."""
+    if request.span is None:
+        return NOBODY
+    return request.span if operation == "chat" else OfOperation(request.span, operation)
 
 
 def tenant_of(request: Request, caller: Caller, body: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from its_proxy import __version__
 from its_proxy.protocol.chat import DENIED
 from its_proxy.protocol.its import definitions
 from its_proxy.protocol.limits import MAX_FIELDS, MAX_PARTS, MOST_ENTRIES
+from its_proxy.server.passed import FORM_ROUTES, JSON_ROUTES
 
 Json: TypeAlias = dict[str, Any]
 
@@ -72,8 +73,10 @@ def _paths() -> Json:
     return {
         "/v1/chat/completions": {"post": _asking("chat completion", "ChatRequest", "ChatReply", is_streamed=True)},
         "/v1/responses": {"post": _asking("response", "ResponsesRequest", "OpenObject", is_streamed=True)},
-        "/v1/completions": {"post": _asking("text completion, passed on", "CompletionRequest", "OpenObject")},
-        "/v1/embeddings": {"post": _asking("embedding, passed on", "EmbeddingRequest", "OpenObject")},
+        "/v1/completions": {
+            "post": _asking("text completion", "CompletionRequest", "CompletionReply", is_streamed=True)
+        },
+        **{path: {"post": _passing(path)} for path in (*JSON_ROUTES, *FORM_ROUTES)},
         "/v1/models": {"get": _reading("every name that may be asked for", "ModelList", [401])},
         "/v1/models/{name}": {"get": {**_reading("one model", "Model", [401, 404]), "parameters": [name]}},
         "/metrics": {
@@ -117,6 +120,16 @@ def _asking(what: str, asked: str, told: str, *, is_streamed: bool = False) -> J
             **{status: _error(text) for status, text in _UPSTREAMS_OWN.items()},
         },
     }  # fmt: skip
+
+
+def _passing(path: str) -> Json:
+    """A route that is passed on: what it answers is the upstream's."""
+    name = path.removeprefix("/v1/").replace("/", "_")
+    is_form = path in FORM_ROUTES
+    asked = "Upload" if is_form else "EmbeddingRequest" if name == "embeddings" else "PassedRequest"
+    described = _asking(f"{name.replace('_', ' ')}, passed on", asked, "OpenObject")
+    taken = {"multipart/form-data" if is_form else "application/json": {"schema": {"$ref": _REFS.format(model=asked)}}}
+    return {**described, "operationId": name, "requestBody": {"required": True, "content": taken}}
 
 
 def _reading(what: str, told: str, statuses: list[int]) -> Json:
@@ -171,8 +184,12 @@ def _schemas() -> Json:
         "ChatRequest": _chat_request(),
         "Message": _message(),
         "ResponsesRequest": _responses_request(),
-        "CompletionRequest": _request({"prompt": {"description": "Text, token ids, or a list of either."}}, ["prompt"]),
+        "CompletionRequest": _completion_request(),
+        "PassedRequest": _request({}, []),
+        "Upload": _request({"file": {"type": "string", "format": "binary"}}, []),
         "EmbeddingRequest": _request({"input": {"description": "Text, token ids, or a list of either."}}, ["input"]),
+        "CompletionReply": {"oneOf": [{"$ref": _REFS.format(model=name)} for name in ("TextCompletion", "Plan")]},
+        "TextCompletion": _text_completion(),
         "ChatReply": {"oneOf": [{"$ref": _REFS.format(model=name)} for name in ("ChatCompletion", "Plan")]},
         "ChatCompletion": _chat_completion(),
         "Plan": _object({"object": {"const": "its.plan"}, "model": _TEXT, "n": {"type": "integer"}}, closed=False),
@@ -221,6 +238,17 @@ def _chat_request() -> Json:
     return _request(fields, ["messages"])
 
 
+def _completion_request() -> Json:
+    fields: Json = {
+        "prompt": {"type": ["string", "array"], "minItems": 1, "description": "Text, token ids, or a list of either."},
+        "stream": {"type": ["boolean", "null"]},
+        "n": _POSITIVE,
+        "max_tokens": _POSITIVE,
+        "its": {"anyOf": [{"$ref": _REFS.format(model="ItsRequest")}, {"type": "null"}]},
+    }
+    return _request(fields, ["prompt"])
+
+
 def _message() -> Json:
     parts = {"type": "array", "maxItems": MAX_PARTS, "items": {"type": "object"}}
     content = {"anyOf": [_TEXT, parts, {"type": "null"}]}
@@ -243,6 +271,14 @@ def _chat_completion() -> Json:
     choice = _object({"index": {"type": "integer"}, "message": {"type": "object"}}, closed=False)
     fields = {"id": _TEXT, "object": {"const": "chat.completion"}, "created": {"type": "integer"}, "model": _TEXT,
               "choices": {"type": "array", "minItems": 1, "items": choice}}  # fmt: skip
+    document = _object(fields, closed=False)
+    document["properties"]["its"] = {"$ref": _REFS.format(model="ItsReply")}
+    return document
+
+
+def _text_completion() -> Json:
+    choice = _object({"index": {"type": "integer"}, "text": _TEXT}, closed=False)
+    fields = {"object": {"const": "text_completion"}, "choices": {"type": "array", "minItems": 1, "items": choice}}
     document = _object(fields, closed=False)
     document["properties"]["its"] = {"$ref": _REFS.format(model="ItsReply")}
     return document

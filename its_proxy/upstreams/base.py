@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from its_proxy.scoped import setting
 
 Body: TypeAlias = Mapping[str, Any]
-"""A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for."""
+"""A chat-completions request, ready to send: `model`, `messages` and whatever else the client asked for; or, with a
+`prompt` in place of messages, a request for a text completion, which a server may have no route for."""
 
 Completion: TypeAlias = dict[str, Any]
-"""A `chat.completion` object exactly as the upstream sent it, with at least one choice."""
+"""A `chat.completion` or `text_completion` object exactly as the upstream sent it, with at least one choice."""
 
 
 APPLIED_HEADER = "x-its-applied"
@@ -38,6 +39,11 @@ TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
 def traced(traceparent: str | None) -> AbstractContextManager[None]:
     """Calls that begin in this block belong to this span."""
     return setting(TRACEPARENT, traceparent)
+
+
+def is_text(body: Body) -> bool:
+    """Whether it asks for a text completion."""
+    return "messages" not in body
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from its_proxy.codesign.errors import ConfigError, UpstreamBusy, UpstreamRejected, UpstreamUnreachable
-from its_proxy.upstreams.base import Body, Completion, RawReply
+from its_proxy.upstreams.base import Body, Completion, RawReply, is_text
 from its_proxy.upstreams.engine import Batch, Checkpoint, Engine, PromptLogprob, Stats
 from its_proxy.upstreams.rows import Row, Sampling, TokenLogprob, TopLogprobs, Update
 
@@ -215,6 +215,8 @@ class EmbeddedUpstream:
     @asynccontextmanager
     async def _open(self, body: Body, *, is_streamed: bool) -> AsyncIterator[_Call]:
         """An admitted call; leaving cancels the rows that have not ended."""
+        if is_text(body):
+            raise UpstreamRejected("the embedded engine has no text completions", status=404)
         checkpoint = await self._checkpoint(body)
         request = _read(ChatRequest, body)
         self._check(request, is_streamed=is_streamed)

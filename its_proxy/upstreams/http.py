@@ -24,8 +24,8 @@ from its_proxy.codesign.errors import (
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
-from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply
-from its_proxy.upstreams.replies import check_completion, read_cards, read_object
+from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply, is_text
+from its_proxy.upstreams.replies import check_completion, check_text_completion, read_cards, read_object
 from its_proxy.upstreams.retries import RetryBudget, is_tried_once, may_try_again
 from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
@@ -35,6 +35,8 @@ from its_proxy.upstreams.written import Pieces, over, pieces_of
 MAX_REPLY_BYTES = 8 * 2**20
 _JSON = "application/json"
 _STREAM = {"stream": True}
+_CHAT, _TEXT = "chat/completions", "completions"
+_BESIDE = ("tokenize", "detokenize")
 
 
 class HttpUpstream:
@@ -78,23 +80,23 @@ class HttpUpstream:
         return self._is_vllm if self._cache_salt is None else self._cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        data = pieces_of(body)
+        data, path = pieces_of(body), _TEXT if is_text(body) else _CHAT
         self._earn()
         try:
-            return await self._complete_once(data, request_id)
+            return await self._complete_once(path, data, request_id)
         except (UpstreamUnreachable, UpstreamBusy) as error:
             await self._before_second_try(error)
-        return await self._complete_once(data, request_id)
+        return await self._complete_once(path, data, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        data = pieces_of(over(body, _STREAM))
+        data, path = pieces_of(over(body, _STREAM)), _TEXT if is_text(body) else _CHAT
         self._earn()
         try:
-            response = await self._open("POST", "chat/completions", data, _JSON, request_id)
+            response = await self._open("POST", path, data, _JSON, request_id)
         except (UpstreamUnreachable, UpstreamBusy) as error:
             await self._before_second_try(error)
-            response = await self._open("POST", "chat/completions", data, _JSON, request_id)
+            response = await self._open("POST", path, data, _JSON, request_id)
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -135,10 +137,11 @@ class HttpUpstream:
             raise error
         await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
 
-    async def _complete_once(self, data: Pieces, request_id: str) -> Completion:
-        response = await self._open("POST", "chat/completions", data, _JSON, request_id)
+    async def _complete_once(self, path: str, data: Pieces, request_id: str) -> Completion:
+        response = await self._open("POST", path, data, _JSON, request_id)
         try:
-            return check_completion(read_object(await self._read(response)))
+            check = check_completion if path is _CHAT else check_text_completion
+            return check(read_object(await self._read(response)))
         finally:
             response.close()
 
@@ -180,7 +183,7 @@ class HttpUpstream:
 
     def _route(self, path: str) -> str:
         # vLLM's own routes stand beside OpenAI's, not below them.
-        base = self._base.removesuffix("/v1") if path == "tokenize" else self._base
+        base = self._base.removesuffix("/v1") if path in _BESIDE else self._base
         return f"{base}/{path}"
 
     async def _read(self, response: Response) -> bytes:

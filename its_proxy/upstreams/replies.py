@@ -33,6 +33,16 @@ def check_completion(completion: Completion, who: str = "the upstream") -> Compl
     return completion
 
 
+def check_text_completion(completion: Completion, who: str = "the upstream") -> Completion:
+    """The same of a text completion, whose choices hold texts."""
+    choices = completion.get("choices")
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        raise BadPayload(f"{who} sent a completion without choices")
+    if not all(isinstance(choice.get("text"), str) for choice in choices):
+        raise BadPayload(f"{who} sent a choice without a text")
+    return completion
+
+
 def read_cards(document: Mapping[str, Any], who: str = "the upstream") -> Sequence[dict[str, Any]]:
     """The model cards of a reply to `GET /v1/models`."""
     cards = document.get("data")

@@ -132,6 +132,12 @@ async def test_completions_passed_through(program):
     assert told["n_pieces"] > 1
 
 
+async def test_completions_voted(program):
+    told = await program.ask("completion", "untouched")
+    assert (told["text"], told["finish_reason"]) == (TEXT, "stop")
+    assert len(program.world.asked) == N
+
+
 async def test_completions_of_a_model_with_personas_are_refused(program):
     told = await program.try_to_ask("completion", "voted")
     assert told["raised"] == "BadRequestError"

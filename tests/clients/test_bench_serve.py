@@ -17,7 +17,7 @@ from tests.clients.cells import (
     voted_stream,
 )
 from tests.clients.program import FOLDER, running
-from tests.clients.world import N
+from tests.clients.world import TEXT, N
 
 CLIENT, DISTRIBUTION, ENVIRONMENT = "vllm bench serve", "vllm", "vllm"
 NOT_APPLICABLE = {VOTED: "it always streams", TOOLS: "it sends no tools", SCHEMA: "it sends no response_format"}
@@ -48,5 +48,9 @@ async def test_voted_stream(program):
     assert (told["completed"], told["total_output_tokens"]) == (1, N * 10)
 
 
-async def test_completions(program):
-    assert (await program.ask("completion", "plain"))["completed"] == 1
+@pytest.mark.parametrize(("model", "n"), [("plain", 1), ("untouched", N)])
+async def test_completions(program, model, n):
+    """Its other backend, streamed as well."""
+    told = await program.ask("completion", model)
+    assert (told["text"].strip(), told["completed"]) == (TEXT, 1)
+    assert len(program.world.asked) == n

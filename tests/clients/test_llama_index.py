@@ -67,5 +67,5 @@ async def test_json_schema(program, model):
 
 async def test_completions(program):
     """Asked for no chat model, it uses /v1/completions."""
-    assert (await program.ask("completion", "plain"))["text"] == TEXT
-    assert [body["prompt"] for body in program.world.asked] == [QUERY]
+    assert (await program.ask("completion", "untouched"))["text"] == TEXT
+    assert [body["prompt"] for body in program.world.asked] == [QUERY] * N

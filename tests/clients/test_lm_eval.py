@@ -45,3 +45,9 @@ async def test_voted(program):
     """It sends one seed with every item: the candidates count on from it."""
     assert (await voted(program))["score"] == 1.0
     assert sorted(body["seed"] for body in program.world.asked) == [1234 + k for k in range(N)]
+
+
+async def test_completions_voted(program):
+    """`local-completions`, which knows no chat."""
+    assert (await program.ask("completion", "untouched"))["score"] == 1.0
+    assert len(program.world.asked) == N

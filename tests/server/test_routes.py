@@ -2,7 +2,7 @@
 
 import pytest
 
-from its_proxy.server.app import FORWARDED
+from its_proxy.server.passed import FORM_ROUTES, JSON_ROUTES
 from tests.scripted import Say
 from tests.serving import manifest, model_settings, serving, serving_script, write_checkpoint
 
@@ -81,8 +81,8 @@ class TestKeys:
         headers = {} if authorization is None else {"Authorization": authorization}
         async with serving_script(Say(), checkpoint, environ=KEYS, **LOCKED) as (server, upstream):
             replies = [await server.get(path, **headers) for path in CLOSED]
-            for path in ("chat/completions", *FORWARDED):
-                replies.append(await server.send("POST", f"/v1/{path}", b"not even JSON", headers))
+            for path in ("/v1/chat/completions", "/v1/completions", *JSON_ROUTES, *FORM_ROUTES):
+                replies.append(await server.send("POST", path, b"not even JSON", headers))
             assert upstream.bodies == []
         assert {reply.status for reply in replies} == {401}
         assert len({reply.raw for reply in replies}) == 1

@@ -1,0 +1,82 @@
+"""A form is read for its names, and changed in its model alone."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from its_proxy.codesign.errors import RequestError
+from its_proxy.protocol.multipart import read_form
+
+TYPE = "multipart/form-data; boundary=XX"
+AUDIO = b"RIFF\x00\r\n\xff--X\r\n"
+
+
+def part(name: str, value: bytes, more: str = "") -> bytes:
+    return b'--XX\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (name.encode(), more.encode(), value)
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--XX--\r\n"
+
+
+FILE = part("file", AUDIO, '; filename="a.wav"\r\nContent-Type: audio/wav')
+
+
+def test_fields_and_files_are_told_apart():
+    read = read_form(form(part("model", b"whisper"), FILE, part("language", "né".encode())), TYPE)
+    assert read.names == ("model", "file", "language")
+    assert (read.text("model"), read.text("language"), read.text("file")) == ("whisper", "né", None)
+
+
+def test_only_the_models_own_bytes_change():
+    data = form(FILE, part("model", b"whisper"), part("prompt", b"whisper"))
+    assert read_form(data, TYPE).with_text("model", "large-v3") == form(
+        FILE, part("model", b"large-v3"), part("prompt", b"whisper")
+    )
+
+
+@pytest.mark.parametrize("boundary", ["XX", '"XX"'])
+def test_a_boundary_may_stand_in_quotes(boundary):
+    assert read_form(form(part("model", b"m")), f"Multipart/Form-Data; boundary={boundary}").text("model") == "m"
+
+
+def test_lists_may_repeat_their_name():
+    listed = part("timestamp_granularities[]", b"word")
+    assert read_form(form(part("model", b"m"), listed, listed), TYPE).text("model") == "m"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"--XX--\r\n",
+        b"x" + form(part("model", b"m")),
+        form(part("model", b"m"))[:-8],
+        form(part("model", b"m"), part("model", b"other")),
+        form(part("model", b"m"), part("model", b"other", '; filename="x"')),
+        form(b"--XX\r\nContent-Type: text/plain\r\n\r\nm\r\n"),
+        form(b'--XX\r\nContent-Disposition: form-data; name="a"; name="b"\r\n\r\nm\r\n'),
+        form(part("model", b"m")).replace(b"--XX--", b"--XXY--"),
+        form(part("model", b"\xff")),
+        form(*(part(f"field{number}", b"") for number in range(70))),
+        form(b"--XX\r\n" + b"a: b\r\n" * 2000 + b'Content-Disposition: form-data; name="model"\r\n\r\nm\r\n'),
+    ],
+)
+def test_what_is_no_form_is_refused(data):
+    with pytest.raises(RequestError):
+        read_form(data, TYPE).text("model")
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "multipart/form-data", f"{TYPE}; boundary=YY"])
+def test_another_content_type_is_refused(content_type):
+    with pytest.raises(RequestError):
+        read_form(form(part("model", b"m")), content_type)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(data):
+    for body in (data, form(part("model", data)), part("model", b"m") + data):
+        with suppress(RequestError):
+            assert read_form(body, TYPE).names
