@@ -5,7 +5,7 @@
    REQUEST is one whole HTTP request, sent as it is. Replies may have a length or come in chunks. At the end one JSON line
    tells the requests answered with 200 and with anything else, those that broke off, streams that ended without their
    [DONE] (cut), and in milliseconds the times to the first byte of a reply's body and to its end (p50, p90, p99, max).
-   Only what ends within the time makes the rate; what is late is told apart, and what is unfinished after five seconds
+   Only what ends within the time makes the rate; what is late is told apart, and what is unfinished after ten seconds
    more. With EACH every connection sends so many requests, the first of them spread over RAMP_S, and the gaps
    between the arrivals of a body's parts are told, too. */
 
@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GRACE_S 5
+#define GRACE_S 10
 
 typedef enum { HEAD, LENGTH, CHUNK_SIZE, CHUNK, CHUNK_END, LAST_END, TO_THE_END } State;
 

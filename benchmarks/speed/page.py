@@ -142,7 +142,7 @@ def _paced(results: Results) -> Rows:
             "gap between events, p99, ms": _spread(values(results, scenario, name, "gap_p99")),
             "longest gap, ms": _short(max(values(results, scenario, name, "gap_max"))),
             "first event p50, ms": _spread(values(results, scenario, name, "first_p50")),
-            "cut or not whole after 25 s": f"{sum(values(results, scenario, name, 'failed')):.0f}",
+            "cut or not whole after 30 s": f"{sum(values(results, scenario, name, 'failed')):.0f}",
         }
         for scenario in _PACED
         for name in _targets(results)
