@@ -48,7 +48,7 @@ class Streamed:
     """Server-sent events as they come, cut at line ends. Iterating raises ItsError where the stream fails midway."""
 
     headers: dict[str, str]
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 @light

@@ -1,6 +1,6 @@
 """How a route tells what an exchange answers: as chat completions, as Responses, or as texts."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Dialect(Protocol):
         """A plain reply's body."""
         ...
 
-    def events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    def events(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         """A stream's bytes."""
         ...
 
@@ -37,9 +37,8 @@ class ChatDialect:
     def whole(self, completion: dict[str, Any]) -> dict[str, Any]:
         return completion
 
-    async def events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        async for chunk in chunks:
-            yield chunk
+    def events(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        return chunks
 
     def broken(self, error: dict[str, Any]) -> bytes:
         return b"\n" + event(error) + DONE
@@ -59,7 +58,7 @@ class ResponsesDialect:
         is_plan = "choices" not in completion  # `explain` asks for no completion
         return completion if is_plan else response_of(self._request, completion, self._request_id)
 
-    async def events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def events(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(retold(chunks, self._telling)) as events:
             async for told in events:
                 yield told
@@ -77,6 +76,6 @@ class TextDialect(ChatDialect):
         is_plan = "choices" not in completion
         return completion if is_plan else completions.as_text(completion)
 
-    async def events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def events(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async for chunk in chunks:
             yield completions.retold(chunk)

@@ -24,6 +24,16 @@ _REPLIES: tuple[bytes, ...] = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
 )
 
+_POST = b"POST /a HTTP/1.1\r\nHost: h\r\n"
+_SENT: tuple[bytes, ...] = (
+    _POST + b"Content-Length: 2\r\n\r\n{}GET /b?c HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n1;x=y\r\n \r\n0\r\nTrailer: x\r\n\r\n",
+    _POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.0\r\n\r\n",
+    _POST + b"Expect: 100-continue\r\nContent-Encoding: x\r\nContent-Length: 999\r\n\r\n{}",
+    b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 40,
+    b"CONNECT h:1 HTTP/1.1\r\n\r\nGET / HTTP/2.0\r\nHost: h\r\nHost: h\r\n\r\n",
+)
+
 _REQUESTS: tuple[bytes, ...] = (
     b'{"model":"model","messages":[{"role":"user","content":"How many eggs are 3 eggs and 4 eggs?"}]}',
     b'{"model":"model","messages":[{"role":"user","content":[{"type":"text","text":"x"}]}],"its":{"n":2,"vote":"always"}}',
@@ -43,6 +53,7 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
         _stream(b"event: x", b"id: 1", b"data: {", b"data: [1]", b"data"),
     ),
     "wire": tuple(b"\x09" * (len(reply) // 3) + reply for reply in _REPLIES),
+    "http": tuple(b"\x09" * (len(sent) // 3) + sent for sent in _SENT),
     "request": tuple(bytes([way]) + body for body in _REQUESTS for way in (0, 1))
     + tuple(bytes([way]) * 40 for way in range(8)),
     "answer": (

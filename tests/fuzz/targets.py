@@ -8,6 +8,7 @@ that is accepted can be planned and sent, an answer that was read is read the sa
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from its_proxy.admission import Admission, Limits
 from its_proxy.checkpoint import Checkpoint, open_checkpoint
 from its_proxy.codesign.errors import ItsError, RequestError, UpstreamError
 from its_proxy.handshake import NO_MANIFEST
@@ -27,6 +29,11 @@ from its_proxy.protocol.envelope import error_reply
 from its_proxy.protocol.responses.request import chat_body
 from its_proxy.protocol.sse import DONE, read_events, relayed
 from its_proxy.response_format import validity_of
+from its_proxy.server.http.connection import Connection as Served
+from its_proxy.server.http.patience import Patience
+from its_proxy.server.http.request import Refused, Request
+from its_proxy.server.http.response import Response, Stream
+from its_proxy.server.metrics import Metrics
 from its_proxy.upstreams.http import HttpUpstream
 from its_proxy.upstreams.transport import TransportError
 from its_proxy.upstreams.wire import Connection, Head
@@ -142,14 +149,15 @@ async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes
 
 
 class _Transport(asyncio.Transport):
-    """Takes everything and sends nothing."""
+    """Keeps what is sent, and never more than a connection's own end happens to it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.written = b""
         self._is_closed = False
 
     def write(self, data: Any) -> None:
-        pass
+        self.written += data
 
     def is_closing(self) -> bool:
         return self._is_closed
@@ -157,11 +165,71 @@ class _Transport(asyncio.Transport):
     def abort(self) -> None:
         self._is_closed = True
 
+    def close(self) -> None:
+        self._is_closed = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None:
         pass
 
     def resume_reading(self) -> None:
         pass
+
+
+# -- a client's HTTP ---------------------------------------------------------------------------------------------------
+
+_OF_THE_MOMENT = re.compile(rb"(x-request-id|Date): [^\r]*")
+N_TURNS = 150
+"""Of the loop: enough for all the requests that a connection takes ahead."""
+
+
+def http(data: bytes) -> None:
+    """What a client sends to the server; cut as the first quarter says. The same replies, however it is cut."""
+    material = Material(data[: len(data) // 4])
+    sent = data[len(data) // 4 :]
+    pieces = [piece for piece in material.pieces(sent) if piece]
+    whole, cut = (_loop().run_until_complete(_served(said)) for said in ([sent], pieces))
+    assert whole == cut
+    assert not whole or whole.startswith((b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 4", b"HTTP/1.1 100 Continue\r\n\r\n"))
+
+
+async def _served(pieces: list[bytes]) -> bytes:
+    """All that a client gets for it, apart from what is never the same."""
+    transport = _Transport()
+    connection = Served(_Echo(), Patience(), _metrics(), lambda connection: None)
+    connection.connection_made(transport)
+    for piece in pieces:
+        connection.data_received(piece)
+    for _ in range(N_TURNS):
+        await asyncio.sleep(0)
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    return _OF_THE_MOMENT.sub(b"", transport.written)
+
+
+class _Echo:
+    is_ending = False
+    max_body_bytes = 200
+
+    async def answer(self, request: Request) -> Response | Stream:
+        try:
+            body = await request.read()
+        except Refused as error:
+            return Response(b"", error.status)
+        return Response(request.method.encode() + request.target.encode("latin-1") + body)
+
+
+@cache
+def _metrics() -> Metrics:
+    return Metrics(Admission(Limits()))
 
 
 @cache
@@ -331,6 +399,7 @@ def schema(data: bytes) -> None:
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "sse": sse,
     "wire": wire,
+    "http": http,
     "request": request,
     "answer": answer,
     "schema": schema,
