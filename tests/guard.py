@@ -23,7 +23,7 @@ from tests.serving import Server, manifest, serving_script, write_checkpoint
 ROOT = Path(__file__).parent.parent
 FILE = Path(__file__).with_name("counted_work.json")
 ROOM = 1.10
-N_TRIES = 5
+N_TRIES = 9
 # The rest is too small to look at one by one.
 N_FUNCTIONS = 40
 SEVENTEEN_EVENTS = " ".join(f"word{n}" for n in range(14))

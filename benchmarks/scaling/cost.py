@@ -106,11 +106,15 @@ async def steps(settings: dict[str, Any], asks: Sequence[Mapping[str, Ask]]) -> 
 
 
 async def _steps(http: aiohttp.ClientSession, url: str, ask: Ask) -> int:
+    """The least of some tries: an answer that comes in two packets takes a few more."""
     send = _sender(http, url, ask)
     await send()  # fills what is remembered
-    with counting() as counted:
-        await send()
-    return counted.total()
+    tries = []
+    for _ in range(ROUNDS):
+        with counting() as counted:
+            await send()
+        tries.append(counted.total())
+    return min(tries)
 
 
 def _sender(http: aiohttp.ClientSession, url: str, ask: Ask) -> Callable[[], Awaitable[None]]:

@@ -71,7 +71,8 @@ async def test_a_small_study_runs_through():
     found = await measure(small)
     one, four = found["lines"]["vote"]["steps"]
     assert one < four < 4 * one
-    assert len(set(found["lines"]["chat"]["steps"])) == 1
+    first, again = found["lines"]["chat"]["steps"]
+    assert abs(first - again) <= 0.05 * first
     assert all(cost > 0 for line in found["lines"].values() for cost in line["cpu_ms"])
 
 
