@@ -5,8 +5,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability \
 	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm results-votes \
-	torture-vllm fleet-vllm \
-	guard-update scaling schema clean
+	torture-vllm fleet-vllm guard-update scaling schema clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"

@@ -3,6 +3,7 @@
     make results-votes                         # votes again over the recorded candidates; minutes, no model
     make results-votes ARGS="--only record"    # asks the embedded demo models anew: 32 candidates of every item
     make results-votes ARGS="--only vllm"      # wall times before a real vLLM; wants a quiet machine, six minutes
+    make results-votes ARGS="--only crowd"     # the same with eight queries at a time
     make results-votes ARGS="--only chat"      # what chat costs there; tokens alone, so any machine
     make results-votes ARGS="--only page"      # the page and the pictures again, from the JSON
 
@@ -36,7 +37,8 @@ from its_proxy.codesign.errors import ItsError
 from its_proxy.replay import tokens_of
 from its_proxy.statistics import clustered_interval, wilson
 
-PARTS = ("record", "replay", "vllm", "chat", "page")
+PARTS = ("record", "replay", "vllm", "crowd", "chat", "page")
+AT_ONCE = {"vllm": 1, "crowd": 8}
 SPREADS = (0.0, 0.3, 0.6)
 N_ORDERS_OF_MODELS = 2
 RESULTS = page.ROOT / "docs/results/cheaper-votes.json"
@@ -46,8 +48,10 @@ PAGE = page.ROOT / "docs/cheaper-votes.md"
 @click.command(context_settings={"show_default": True})
 @click.option("--only", type=click.Choice(PARTS), default="replay", help="Which part; each ends with the page.")
 @click.option("--limit", default=1000, help="Items of `record` and `replay`.")
-@click.option("--queries", default=200, help="Queries of `vllm`, each in every way.")
-@click.option("--minutes", default=5.0, help="`vllm` begins no further query after this; the next run goes on.")
+@click.option("--queries", default=200, help="Queries of `vllm` and `crowd`, each in every way.")
+@click.option(
+    "--minutes", default=5.0, help="After these `vllm` and `crowd` begin no further query; the next run goes on."
+)
 @click.option("--keep", type=click.Path(path_type=Path), default=Path("build/cheaper-votes"), help="What was asked.")
 def main(only: str, limit: int, queries: int, minutes: float, keep: Path) -> None:
     """Measures one part, then writes the page over everything that has been measured."""
@@ -61,7 +65,7 @@ def main(only: str, limit: int, queries: int, minutes: float, keep: Path) -> Non
                 asyncio.run(recorded.record(read_items(DEMO / "problems.jsonl")[:limit], keep))
             case "replay":
                 sections = replay(limit, read_results())
-            case "vllm" | "chat":
+            case "vllm" | "crowd" | "chat":
                 sections = asyncio.run(_on_vllm(only, queries, minutes, keep))
     except (RuntimeError, ItsError, aiohttp.ClientError) as error:
         raise click.ClickException(f"{error}\nWhat has been asked is kept: the same command goes on.") from None
@@ -135,15 +139,14 @@ def _head(workload: recorded.Workload, rows: Sequence[Row]) -> dict[str, Any]:
 
 async def _on_vllm(part: str, queries: int, minutes: float, keep: Path) -> dict[str, Any]:
     kept = Kept(keep / f"{part}.jsonl")
+    items = read_items(DEMO / "problems.jsonl")[:queries]
     async with start_servers(walls.MODEL, keep, walls.settings) as servers:
-        vllm = await _version(servers)
-        if part == "vllm":
-            items = read_items(DEMO / "problems.jsonl")[:queries]
-            is_whole = await walls.measure(servers, kept, items, monotonic() + 60 * minutes)
-            click.echo("all asked" if is_whole else "time is up: the same command goes on", err=True)
-        else:
+        conditions = _conditions() | {"vllm": await _version(servers)}
+        if part == "chat":
             await chat.measure(servers, kept)
-    conditions = _conditions() | {"vllm": vllm}
+        elif not await walls.measure(servers, kept, items, AT_ONCE[part], monotonic() + 60 * minutes):
+            click.echo("time is up: the same command goes on", err=True)
+        conditions |= {"load": _conditions()["load"]}
     if part == "chat":
         costs = [asdict(cost) for cost in chat.costs(kept.records)]
         return {"chat": conditions | {"n_prompts": len(chat.PROMPTS), "costs": costs}}
@@ -151,8 +154,8 @@ async def _on_vllm(part: str, queries: int, minutes: float, keep: Path) -> dict[
     if found is None:
         return {}
     points, clock = found
-    n_items = len({record["id"] for record in kept.records if record["way"] == frontier.FULL})
-    return {"vllm": conditions | {"n_items": n_items, "clock": asdict(clock), "points": [*map(asdict, points)]}}
+    asked = {"at_once": AT_ONCE[part], "n_items": walls.n_items(kept.records), "clock": asdict(clock)}
+    return {part: conditions | asked | {"points": [*map(asdict, points)]}}
 
 
 async def _version(servers: Servers) -> str:

@@ -10,6 +10,7 @@ from its_proxy.statistics import Estimate
 Results = Mapping[str, Any]
 FULL = "n=16"
 MOST_SLOWER = 1.5
+ON_VLLM = {"vllm": "real vLLM, alone", "crowd": "real vLLM, in a crowd"}
 ROOT = Path(__file__).parents[2]
 PICTURES = "results/cheaper-votes"
 
@@ -76,11 +77,11 @@ candidates run. Cells: tokens saved / p95 against the full vote's.
 """
 
 _VLLM = """
-## Before a real vLLM: wall times as measured
+## Before a real vLLM: wall times as measured, {queries}
 
-vLLM {vllm} on this machine's CPU ({cores} cores, load average {load}), `demo-random`, its-proxy as a process of its own
-before it; {n_items} items, one query at a time, every way of an item with the same seeds, each way first in its turn.
-Tokens by vLLM's counter `vllm:generation_tokens_total`, so those of cut-off candidates are in it. {date}.
+vLLM {vllm} on this machine's CPU ({cores} cores, load average {load} at the end), `demo-random`, its-proxy as a process
+of its own before it; {n_items} items, {queries}, all ways with the same seeds, each way first in its turn. Tokens by
+vLLM's counter `vllm:generation_tokens_total`, so those of cut-off candidates are in it. {date}.
 """
 
 _CHAT = """
@@ -106,8 +107,9 @@ def page(results: Results) -> str:
     parts = [_HEAD.strip(), *_short(results)]
     if "replays" in results:
         parts += _replays(results)
-    if "vllm" in results:
-        parts += _vllm(results["vllm"])
+    for part in ON_VLLM:
+        if part in results:
+            parts += _vllm(part, results[part])
     if "models" in results:
         parts += _models(results["models"])
     if "chat" in results:
@@ -120,8 +122,7 @@ def page(results: Results) -> str:
 def _short(results: Results) -> Iterator[str]:
     """The ways worth knowing, from every source that has been measured."""
     sources = {name: replay["points"] for name, replay in results.get("replays", {}).items()}
-    if "vllm" in results:
-        sources["real vLLM"] = results["vllm"]["points"]
+    sources |= {title: results[part]["points"] for part, title in ON_VLLM.items() if part in results}
     if sources:
         yield _SHORT.strip()
         yield table([_short_cells(way, wish, sources) for way, wish in _WORTH_KNOWING.items()])
@@ -187,15 +188,17 @@ def is_good(point: Results) -> bool:
     return is_equal(point) and point["saved"][0] >= 0.5 and point["p95_ratio"][0] <= MOST_SLOWER
 
 
-def _vllm(vllm: Results) -> Iterator[str]:
-    yield _VLLM.strip().format(**{**vllm, "load": vllm["load"][0]})
-    yield f"![Tokens saved against wall time]({PICTURES}/vllm.svg)"
+def _vllm(part: str, vllm: Results) -> Iterator[str]:
+    queries = "one query at a time" if vllm["at_once"] == 1 else f"{vllm['at_once']} queries at a time"
+    yield _VLLM.strip().format(**{**vllm, "load": vllm["load"][0], "queries": queries})
+    yield f"![Tokens saved against wall time]({PICTURES}/{part}.svg)"
     yield table([_cells(point) for point in vllm["points"]])
-    clock = vllm["clock"]
-    yield (
-        f"Its pace, by a straight line through the ways whose candidates begin together: "
-        f"{1000 * clock['step']:.1f} ms a token and {1000 * clock['more']:.2f} ms more for each candidate that runs."
-    )
+    if vllm["at_once"] == 1:
+        clock = vllm["clock"]
+        yield (
+            f"Its pace, by a straight line through the ways that begin all at once: "
+            f"{1000 * clock['step']:.1f} ms a token and {1000 * clock['more']:.2f} ms more for each that runs."
+        )
 
 
 def _models(models: Sequence[Results]) -> Iterator[str]:

@@ -21,8 +21,9 @@ def draw_all(results: Results, folder: Path) -> None:
                      "grid.alpha": 0.3}):  # fmt: skip
         for name, replay in results.get("replays", {}).items():
             _draw_frontier(folder / f"{name}.svg", replay)
-        if "vllm" in results:
-            _draw_walls(folder / "vllm.svg", results["vllm"]["points"])
+        for part in ("vllm", "crowd"):
+            if part in results:
+                _draw_walls(folder / f"{part}.svg", results[part])
 
 
 def _draw_frontier(path: Path, replay: Results) -> None:
@@ -81,10 +82,11 @@ def _errors(points: Sequence[Results]) -> list[list[float]]:
     return [below, [100 * (high - value) for value, _, high in estimates]]
 
 
-def _draw_walls(path: Path, points: Sequence[Results]) -> None:
+def _draw_walls(path: Path, part: Results) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
+    points = part["points"]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.add_patch(Rectangle((50, 0), 50, 1.5, color="#2d8659", alpha=0.12, linewidth=0))
@@ -100,6 +102,6 @@ def _draw_walls(path: Path, points: Sequence[Results]) -> None:
             ha="right" if right else "left",
         )  # fmt: skip
     top = max(2.0, 1.1 * max(point["p95_ratio"][2] for point in points))
-    axes.set(xlim=(-5, 100), ylim=(0, top), xlabel="generated tokens saved against n=16, %",
-             ylabel="p95 of wall time against n=16", title="Before a real vLLM, one query at a time")  # fmt: skip
+    axes.set(xlim=(-5, 100), ylim=(0, top), title=f"Before a real vLLM, {part['at_once']} at a time")
+    axes.set(xlabel="generated tokens saved against n=16, %", ylabel="p95 of wall time against n=16")
     figure.savefig(path, metadata={"Date": None})

@@ -1,9 +1,10 @@
 """The chosen ways before a real vLLM: wall times, and generated tokens by the server's own counter.
 
-One query at a time, all ways of an item one after the other; which way comes first goes round, because the first one
-finds the prompt in no cache. What candidates agree on is theirs: all ways ask with the same seeds.
+Queries come one at a time, or in crowds. All ways of a crowd follow one another, and which of them comes first goes
+round, because the first one finds the prompts in no cache. All ways ask with the same seeds.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from benchmarks.cheaper_votes.frontier import FULL, Greedy, Point, Runs, points
 from benchmarks.cheaper_votes.replayed import Clock
 from benchmarks.vllm_vote.kept import Kept, Record
-from benchmarks.vllm_vote.servers import DEMO, RECHECK_S, Counters, Servers
+from benchmarks.vllm_vote.servers import DEMO, RECHECK_S, Servers
 from its_proxy.candidates import Item
 from its_proxy.voting.answers import normal_form
 from tests.real_vllm.server import VllmServer
@@ -61,57 +62,73 @@ def settings(model: str, vllm: VllmServer, keep: Path) -> dict[str, Any]:
     }
 
 
-def waiting(kept: Kept, items: Sequence[Item]) -> list[tuple[int, Item, str]]:
+def waiting(kept: Kept, items: Sequence[Item], at_once: int) -> list[tuple[int, str]]:
+    """Crowds by the place of their first item, and in which way to ask them; a last crowd may be smaller."""
     done = {(record["id"], record["way"]) for record in kept.records}
     names = list(ASKED)
     turns = [
-        (number, item, names[(number + turn) % len(names)])
-        for number, item in enumerate(items)
+        (start, names[(start // at_once + turn) % len(names)])
+        for start in range(0, len(items), at_once)
         for turn in range(len(names))
     ]
-    return [(number, item, name) for number, item, name in turns if (item.id, name) not in done]
+    return [(start, name) for start, name in turns if (items[start].id, name) not in done]
 
 
-async def measure(servers: Servers, kept: Kept, items: Sequence[Item], until_s: float) -> bool:
+async def measure(servers: Servers, kept: Kept, items: Sequence[Item], at_once: int, until_s: float) -> bool:
     """Asks what `kept` does not hold yet, until this time of the monotonic clock; whether all has been asked."""
-    counters = await servers.counters()
-    for number, item, name in waiting(kept, items):
+    before = await servers.counters()
+    for start, name in waiting(kept, items, at_once):
         if monotonic() > until_s:
             return False
-        record, counters = await _ask(servers, item, name, SEED_STEP * number, counters)
-        kept.add(record)
+        crowd = range(start, min(start + at_once, len(items)))
+        asked = [_ask(servers, items[place], name, SEED_STEP * place) for place in crowd]
+        records = await asyncio.gather(*asked)
+        # Read once a crowd, for it costs both sides time; the counter knows the sum alone.
+        after = await servers.counters()
+        n_generated = (after.n_generated - before.n_generated) / len(records)
+        before = after
+        for record in records:
+            kept.add({**record, "n_generated": n_generated})
     return True
 
 
-async def _ask(servers: Servers, item: Item, name: str, seed: int, before: Counters) -> tuple[Record, Counters]:
-    """`before`: what vLLM counted up to now. Reading it costs both of them time, so once a query has to do."""
+async def _ask(servers: Servers, item: Item, name: str, seed: int) -> Record:
     asking = ASKED[name]
     reply = await servers.ask(item.query, asking.model, seed=seed, its=dict(asking.its), **asking.fields)
-    after = await servers.counters()
     if reply.status != 200:
         raise RuntimeError(f"{name}: {reply.status} {reply.json}")
     told = reply.json["its"]
-    record = {
+    return {
         "way": name,
         "id": item.id,
         "gold": item.gold,
         "answer": told["answer"],
         "seconds": reply.received_at - reply.sent_at,
-        "n_generated": after.n_generated - before.n_generated,
         "n_started": told["n_started"],
     }
-    return record, after
 
 
 def found(records: Sequence[Record]) -> tuple[list[Point], Clock] | None:
     """Every way beside the full vote, over the items that all ways were asked; and the clock that they tell of."""
-    by_way = {name: {record["id"]: record for record in records if record["way"] == name} for name in ASKED}
-    ids = sorted(set.intersection(*(set(asked) for asked in by_way.values())))
+    by_way = _by_way(records)
+    ids = _asked_in_all(by_way)
     if not ids:
         return None
     all_runs = {name: _runs(name, [asked[key] for key in ids]) for name, asked in by_way.items()}
     greedy = Greedy(all_runs[GREEDY].is_right[0], all_runs[GREEDY].n_tokens[0])
     return points(list(all_runs.values()), greedy), _clock(all_runs)
+
+
+def n_items(records: Sequence[Record]) -> int:
+    return len(_asked_in_all(_by_way(records)))
+
+
+def _by_way(records: Sequence[Record]) -> dict[str, dict[str, Record]]:
+    return {name: {record["id"]: record for record in records if record["way"] == name} for name in ASKED}
+
+
+def _asked_in_all(by_way: Mapping[str, Mapping[str, Record]]) -> list[str]:
+    return sorted(set.intersection(*(set(asked) for asked in by_way.values())))
 
 
 def _runs(name: str, records: Sequence[Record]) -> Runs:

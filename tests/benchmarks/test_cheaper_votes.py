@@ -9,7 +9,8 @@ from benchmarks.cheaper_votes import chat, frontier, halves, page, walls
 from benchmarks.cheaper_votes.recorded import WORKLOADS, pack, read
 from benchmarks.cheaper_votes.replayed import Clock, Run, replayed
 from benchmarks.cheaper_votes.ways import Way, adaptive_consistency, esc, served, short
-from its_proxy.candidates import Row
+from benchmarks.vllm_vote.kept import Kept
+from its_proxy.candidates import Item, Row
 from tests.test_sampling import box, sampled
 
 RESULTS = json.loads((page.ROOT / "docs/results/cheaper-votes.json").read_text())
@@ -168,6 +169,18 @@ def test_wall_times_are_of_the_items_that_every_way_was_asked():
     assert full.accuracy.value == pytest.approx(18 / 19)
     assert (half.saved.value, half.per_right.value) == (0, 16)
     assert clock.step > 0 or clock.more > 0
+
+
+def test_crowds_that_were_asked_are_not_asked_again(tmp_path):
+    items = [Item(id=f"item-{number}", query="?", gold="5") for number in range(20)]
+    kept = Kept(tmp_path / "crowd.jsonl")
+    turns = walls.waiting(kept, items, 8)
+    assert [start for start, _ in turns] == [start for start in (0, 8, 16) for _ in walls.ASKED]
+    firsts = [turns[number * len(walls.ASKED)][1] for number in range(3)]
+    assert firsts == list(walls.ASKED)[:3], "each way comes first in its turn"
+    start, way = turns[4]
+    kept.add(asked(way, start))
+    assert walls.waiting(kept, items, 8) == [turn for turn in turns if turn != (start, way)]
 
 
 def test_chat_is_compared_with_one_plain_call_of_the_same_seed():
