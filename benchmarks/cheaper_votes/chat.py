@@ -27,8 +27,9 @@ WAYS = {PLAIN: (AT_ONCE, {"vote": "off"}), "n=16, all at once": (AT_ONCE, {}), "
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`ratio`: generated tokens against plain, over all requests; `flagged`: share of prompts with a sign of a short
-    answer, which begin with a whole wave; `n_answered`: replies that held an answer after all."""
+    """`ratio`: generated tokens against plain, over all requests; `n_flagged`: prompts with a sign of a short answer,
+    which begin with a whole wave, and `flagged_ratio` what these alone cost; `n_answered`: replies that held an answer
+    after all."""
 
     way: str
     n_requests: int
@@ -36,6 +37,7 @@ class Cost:
     n_started: float
     n_answered: int
     n_flagged: int
+    flagged_ratio: float | None
 
 
 def waiting(kept: Kept) -> list[tuple[int, str]]:
@@ -81,6 +83,7 @@ def _cost(way: str, records: Sequence[Record], plain: Sequence[Record]) -> Cost:
     own, other = (np.array([record["n_generated"] for record in found]) for found in (records, plain))
     # A prompt is the unit of chance, not one of its seeds.
     prompts = np.array([record["number"] % len(PROMPTS) for record in records])
+    is_flagged = np.array([expects_answer(PROMPTS[prompt]) for prompt in prompts])
     units = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
     sums = np.array([(own[unit].sum(), other[unit].sum()) for unit in units])
     drawn = sums[np.random.default_rng(0).integers(len(sums), size=(2000, len(sums)))].sum(1)
@@ -91,5 +94,6 @@ def _cost(way: str, records: Sequence[Record], plain: Sequence[Record]) -> Cost:
         ratio=Estimate(float(own.sum() / other.sum()), float(low), float(high)),
         n_started=sum(record["n_started"] for record in records) / len(records),
         n_answered=sum(record["answer"] is not None for record in records),
-        n_flagged=sum(expects_answer(PROMPTS[int(prompt)]) for prompt in np.unique(prompts)),
+        n_flagged=len(np.unique(prompts[is_flagged])),
+        flagged_ratio=float(own[is_flagged].sum() / other[is_flagged].sum()) if is_flagged.any() else None,
     )
