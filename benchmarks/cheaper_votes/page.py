@@ -238,7 +238,7 @@ def _chat(chat: Results) -> Iterator[str]:
     bounds = ", ".join(f"{30 / (cost['flagged_ratio'] - 1):.0f}% ({cost['way']})" for cost in flagged)
     if bounds:
         yield (
-            f"At that price, which so few prompts tell but roughly, chat stays below 1.3 times plain while no more than "
+            "At that price, which so few prompts tell but roughly, chat stays below 1.3 times plain while no more than "
             f"{bounds} of its prompts have such a sign."
         )
 
