@@ -195,7 +195,7 @@ def _vllm(part: str, vllm: Results) -> Iterator[str]:
     yield f"![Tokens saved against wall time]({PICTURES}/{part}.svg)"
     yield table([_cells(point) for point in vllm["points"]])
     if vllm["at_once"] > 1:
-        yield "Intervals are over items; the queries of a crowd share their luck, so those of wall times are too narrow."
+        yield "Intervals are over items. Queries of a crowd share their luck, so those of wall times are too narrow."
     else:
         clock = vllm["clock"]
         yield (
