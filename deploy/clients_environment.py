@@ -21,21 +21,26 @@ from pinned import Pinned, unavailable
 
 DEPLOY = Path(__file__).parent
 NPM_FOLDER = CHECKOUT / "tests/real_litellm"  # its lock file names that package alone
-# The range of the `litellm` extra: releases beyond it have been malicious before.
-LITELLM = "litellm>=1.106.2,<1.107"
 NPM_INSTALL = ("npm", "install", "openai", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
-SDKS = ("openai", "langchain-openai", "llama-index-llms-openai-like", "instructor", "pydantic-ai-slim[openai]", "llm")
+SDKS = ("openai", "langchain-openai", "instructor", "pydantic-ai-slim[openai]", "llm")
+# It keeps to an older `openai` than the others' newest ask for.
+LLAMA_INDEX = "llama-index-llms-openai-like"
 # Group -> what is asked for, the program that proves it, and what has no wheels. Their pins are here.
 OWN: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
-    "sdks": (SDKS, "llm", ()),
+    "sdks": ((*SDKS, LLAMA_INDEX), "llm", ()),
     "lm-eval": (("lm-eval[api]",), "lm_eval", ("rouge-score", "sqlitedict", "word2number")),
     "aider": (("aider-chat",), "aider", ()),
-    "guidellm": (("guidellm",), "guidellm", ()),
 }
 # Those that other tests run from, too.
-SHARED = {
-    "inspect": ("eval_environment.py", ("inspect-ai", "openai")),
-    "litellm": ("litellm_environment.py", (LITELLM, "openai")),
+SHARED = {"inspect": "eval_environment.py", "litellm": "litellm_environment.py", "vllm": "vllm_environment.py"}
+NEWEST = {
+    "sdks": SDKS,
+    "llama-index": (LLAMA_INDEX,),
+    "lm-eval": OWN["lm-eval"][0],
+    "aider": OWN["aider"][0],
+    "inspect": ("inspect-ai", "openai"),
+    # The range of the `litellm` extra: releases beyond it have been malicious before. It needs mcp, unsaid, for tools.
+    "litellm": ("litellm>=1.106.2,<1.107", "mcp", "openai"),
 }
 
 
@@ -49,7 +54,7 @@ def pinned(name: str) -> None:
 
 def newest(name: str) -> None:
     """The same of a group as the registries hold it today: built once a day."""
-    asked_for = OWN[name][0] if name in OWN else SHARED[name][1]
+    asked_for = NEWEST[name]
     try:
         with redirect_stdout(sys.stderr):
             environment = environment_named(f"newest-{name}", *asked_for, datetime.now(UTC).date().isoformat())
@@ -93,16 +98,14 @@ def newest_npm() -> None:
 def whole(*, is_newest: bool) -> dict[str, dict[str, str]]:
     """Every group: its folder, or because of what there is none."""
     this = str(Path(__file__))
+    commands = {name: [str(DEPLOY / script)] for name, script in SHARED.items()}
     if is_newest:
-        commands = {name: [this, "--newest", name] for name in (*OWN, *SHARED, "npm")}
+        # vLLM's wheels for CPUs are built by others, release by release: none is newer than that which is pinned.
+        commands |= {name: [this, "--newest", name] for name in (*NEWEST, "npm")}
     else:
-        commands = {name: [this, name] for name in OWN}
-        commands |= {name: [str(DEPLOY / script)] for name, (script, _) in SHARED.items()}
+        commands |= {name: [this, name] for name in OWN}
+        commands["llama-index"] = [this, "sdks"]
         commands["npm"] = [str(DEPLOY / "npm_packages.py"), str(NPM_FOLDER)]
-    # Its wheels are built for CPUs by others, release by release: there is no newer one than that which is pinned.
-    # What guidellm's newest asks for is 6 GB of CUDA, which its pins leave out.
-    commands["guidellm"] = [this, "guidellm"]
-    commands["vllm"] = [str(DEPLOY / "vllm_environment.py")]
     return {name: told(command) for name, command in commands.items()}
 
 

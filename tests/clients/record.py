@@ -32,6 +32,8 @@ class Record:
 
 
 def write(path: Path, which: str, document: dict[str, Any]) -> None:
-    """Under `which` ("pinned" or "newest"); what another run has found stays."""
+    """Under `which` ("pinned" or "newest"); what a run has found of other clients stays."""
     whole = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**whole, which: document}, indent=2) + "\n", "utf-8")
+    clients = whole.get(which, {}).get("clients", {}) | document["clients"]
+    whole[which] = {**document, "clients": dict(sorted(clients.items(), key=lambda item: item[0].lower()))}
+    path.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")

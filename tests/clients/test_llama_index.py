@@ -19,7 +19,7 @@ from tests.clients.cells import (
 from tests.clients.program import FOLDER, running
 from tests.clients.world import QUERY, TEXT, N
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "LlamaIndex", "llama-index-llms-openai-like", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "LlamaIndex", "llama-index-llms-openai-like", "llama-index"
 NOT_APPLICABLE: dict[str, str] = {}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

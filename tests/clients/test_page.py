@@ -19,7 +19,7 @@ SECTIONS = {
     "OpenAI's package for Python": "sdks",
     "OpenAI's package for JavaScript": "npm",
     "LangChain": "sdks",
-    "LlamaIndex": "sdks",
+    "LlamaIndex": "llama-index",
     "LiteLLM's SDK": "litellm",
     "instructor": "sdks",
     "pydantic-ai": "sdks",
@@ -27,7 +27,7 @@ SECTIONS = {
     "lm-evaluation-harness": "lm-eval",
     "inspect-ai": "inspect",
     "aider": "aider",
-    "vllm bench serve, guidellm": "vllm guidellm",
+    "vllm bench serve": "vllm",
 }
 NEEDS_MORE = {"lm_eval": ["--include_path", str(TASKS)], "aider": ["--yes-always", "--no-git"]}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,23 +42,23 @@ def sections() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_every_section_is_run():
+async def test_every_section_is_run():
     assert list(sections()) == list(SECTIONS)
     assert all(sections().values())
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
 async def test_the_code_of_a_section(heading, world, tmp_path):
-    installed = [environment(name) for name in SECTIONS[heading].split()]
+    installed = environment(SECTIONS[heading])
     _furnish(tmp_path)
     blocks = [(language, _here(code, world)) for language, code in sections()[heading]]
     for language, code in blocks:
         if language == "yaml":
             (tmp_path / "extra-openai-models.yaml").write_text(code)
         elif language == "python":
-            await _python(installed[0], code, tmp_path)
+            await _python(installed, code, tmp_path)
         elif language == "js":
-            await _node(installed[0], code, tmp_path)
+            await _node(installed, code, tmp_path)
         else:
             await _shell(installed, code, tmp_path)
     assert world.asked
@@ -75,7 +75,6 @@ def _furnish(folder: Path) -> None:
     """What the commands read, where a person would have it."""
     shutil.copy(TASKS / "inspect_sums.py", folder)
     (folder / "items.jsonl").write_text(json.dumps({"query": QUERY, "answer": "7"}) + "\n")
-    (folder / "queries.jsonl").write_text(json.dumps({"prompt": QUERY}) + "\n")
     turns = [{"value": QUERY}, {"value": "It is seven."}]
     (folder / "sharegpt.json").write_text(json.dumps([{"conversations": turns}]))
 
@@ -92,9 +91,9 @@ async def _node(installed, code: str, folder: Path) -> None:
 
 
 async def _shell(installed, code: str, folder: Path) -> None:
-    """With the environments' programs on its path, and with what keeps a command from asking a person."""
+    """With the environment's programs on its path, and with what keeps a command from asking a person."""
     for program, options in NEEDS_MORE.items():
         code = re.sub(rf"^{program} ", f"{program} {' '.join(options)} ", code)
-    path = ":".join([*(str(one.folder / "bin") for one in installed), "/usr/bin", "/bin"])
+    path = f"{installed.folder / 'bin'}:/usr/bin:/bin"
     home = {"PATH": path, "HOME": str(folder), "LLM_USER_PATH": str(folder), "HF_HOME": str(folder / "hf")}
     await run("bash", "-euc", code, cwd=folder, OPENAI_API_KEY=KEY, **home)

@@ -19,6 +19,7 @@ def measure(ask: Ask, backend: str, endpoint: str) -> dict:
         "--backend", backend, "--base-url", ask["url"].removesuffix("/v1"), "--endpoint", endpoint,
         "--model", ask["model"], "--tokenizer", os.environ["TOKENIZER"], "--disable-tqdm", "--save-detailed",
         "--dataset-name", "sharegpt", "--dataset-path", str(queries), "--num-prompts", "1",
+        "--sharegpt-output-len", "64",  # room for an answer: at most 16 tokens are no vote
     ]))  # fmt: skip
     counts = {name: found[name] for name in ("completed", "failed", "total_output_tokens")}
     return {"text": found["generated_texts"][0], **counts}
