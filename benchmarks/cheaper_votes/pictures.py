@@ -91,16 +91,22 @@ def _draw_walls(path: Path, part: Results) -> None:
     axes = figure.add_subplot()
     axes.add_patch(Rectangle((50, 0), 50, 1.5, color="#2d8659", alpha=0.12, linewidth=0))
     axes.annotate("at least 50% saved, p95 at most 1.5 times", (51, 0.03), fontsize=8, color="#2d8659")
-    for point in points:
+    # Sorted, so that neighbours take turns in standing above and below.
+    for number, point in enumerate(sorted(points, key=lambda point: point["saved"])):
         colour, mark = STYLES[kind_of(point)]
         value, low, high = point["p95_ratio"]
         saved = 100 * point["saved"][0]
         axes.errorbar([saved], [value], yerr=[[value - low], [high - value]], fmt=mark, color=colour, capsize=3)
-        right = saved > 70
+        is_right, place = saved > 70, (saved, value)
+        offset = (-6 if is_right else 6, -22 if number % 2 else 14)
         axes.annotate(
-            point["name"], (saved, value), textcoords="offset points", xytext=(-6 if right else 6, 4), fontsize=8,
-            ha="right" if right else "left",
-        )  # fmt: skip
+            point["name"],
+            place,
+            textcoords="offset points",
+            xytext=offset,
+            fontsize=8,
+            ha="right" if is_right else "left",
+        )
     top = max(2.0, 1.1 * max(point["p95_ratio"][2] for point in points))
     axes.set(xlim=(-5, 100), ylim=(0, top), title=f"Before a real vLLM, {part['at_once']} at a time")
     axes.set(xlabel="generated tokens saved against n=16, %", ylabel="p95 of wall time against n=16")
