@@ -194,7 +194,7 @@ class TestSharedPort:
                 *("--model", "model", "--checkpoint", checkpoint), ITS_PROXY_REUSE_PORT="true",
             )  # fmt: skip
             try:
-                await says(process, b'"state": "pending"')
+                await says(process, b'"state":"pending"')
                 for _ in range(20):
                     stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 other.setblocking(False)
