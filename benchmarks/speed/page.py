@@ -142,7 +142,7 @@ def _paced(results: Results) -> Rows:
             "gap between events, p99, ms": _spread(values(results, scenario, name, "gap_p99")),
             "longest gap, ms": _short(max(values(results, scenario, name, "gap_max"))),
             "first event p50, ms": _spread(values(results, scenario, name, "first_p50")),
-            "cut or not whole after 30 s": f"{sum(values(results, scenario, name, 'failed')):.0f}",
+            "cut or not whole after 30 s": _failed_of(results, scenario, name),
         }
         for scenario in _PACED
         for name in _targets(results)
@@ -150,14 +150,15 @@ def _paced(results: Results) -> Rows:
     ]
 
 
+def _failed_of(results: Results, scenario: str, name: str) -> str:
+    failed, answered = (values(results, scenario, name, key) for key in ("failed", "answered"))
+    return f"{sum(failed):.0f} of {sum(failed) + sum(answered):,.0f}" if failed else ""
+
+
 def _failed(results: Results) -> Rows:
-    rows = []
-    for c in CONCURRENCY:
-        cells = {}
-        for name in _targets(results):
-            failed, answered = (values(results, f"json-{c}", name, key) for key in ("failed", "answered"))
-            cells[name] = f"{sum(failed):.0f} of {sum(failed) + sum(answered):,.0f}" if failed else ""
-        rows.append({"failed or unfinished, at a time": c, **cells})
+    rows = [{"failed or unfinished, at a time": str(c),
+             **{name: _failed_of(results, f"json-{c}", name) for name in _targets(results)}}
+            for c in CONCURRENCY]  # fmt: skip
     return rows if any(any(list(row.values())[1:]) for row in rows) else []
 
 
