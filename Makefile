@@ -5,7 +5,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/training:$(CURDIR)/plugins
 .DEFAULT_GOAL := help
 .PHONY: help environment serve test test-vllm test-eval test-litellm test-wheel check-deploy torture fuzz reliability \
 	bench audit check fix demo grid results dry-run results-gate results-prepare results-personas results-vllm results-votes \
-	torture-vllm fleet-vllm guard-update scaling schema clean
+	torture-vllm fleet-vllm guard-update scaling schema docs clean
 
 help: ## this list
 	@echo "make TARGET [ARGS=...] [PYTHON=python3.11] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -89,7 +89,7 @@ audit: ## look up every pinned package for known vulnerabilities; fails where on
 	@said=$$($(PYTHON) deploy/audit_environment.py) || { echo "its-proxy: $$said" >&2; exit 1; }; \
 	$(PYTHON) deploy/audit.py "$$said/bin/pip-audit" $(ARGS)
 
-check: environment ## lint, format, types, import arrows
+check: environment docs ## lint, format, types, import arrows, the documentation site
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@.venv/bin/python -m pytest -q tests/test_arrows.py
 
@@ -145,11 +145,18 @@ scaling: environment ## how cost grows with candidates, prompts, answers, models
 guard-update: environment ## write tests/counted_work.json anew: how many steps a request may take, with a tenth of room
 	@.venv/bin/python -m tests.guard --update
 
-schema: environment ## write docs/its.schema.json (the `its` object) and docs/openapi.json (the routes) anew
+schema: environment ## write what docs/ has from the code: JSON Schemas, the routes, the reference of settings and manifests
 	@.venv/bin/python -c "import json; from its_proxy.protocol.its import json_schema; print(json.dumps(json_schema(), indent=2))" \
 		> docs/its.schema.json
 	@.venv/bin/python -c "import json; from its_proxy.server.openapi import description; print(json.dumps(description(), indent=2))" \
 		> docs/openapi.json
+	@.venv/bin/python deploy/docs_reference.py
+
+docs: ## the documentation site, strictly, into build/site; ITS_REQUIRE_DOCS=1: never skipped
+	@said=$$($(PYTHON) deploy/docs_environment.py); code=$$?; \
+	if [ $$code = 69 ] && [ "$$ITS_REQUIRE_DOCS" != 1 ]; then echo "SKIPPED: the documentation site: $$said"; exit; fi; \
+	if [ $$code != 0 ]; then [ -z "$$said" ] || echo "its-proxy: $$said" >&2; exit 1; fi; \
+	PYTHONPATH= NO_MKDOCS_2_WARNING=1 "$$said/bin/mkdocs" build --strict --clean $(ARGS) && echo "build/site/index.html"
 
 clean: ## remove the link and what builds and tests leave; the cached environment stays
 	@rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -23,6 +23,9 @@ Every number, word and switch at the top level is also `ITS_PROXY_<KEY>`, those 
 `ITS_PROXY_VOTE_<KEY>` and `ITS_PROXY_LIMITS_<KEY>`; an empty variable counts as not given. Anchors, aliases
 and `<<` work.
 Secrets stay outside: a file names the variable that holds a key, or carries the key's digest.
+
+A comment above a key goes for the keys below it, too, up to the next comment: docs/reference/configuration.md is made
+of them.
 """
 
 import ipaddress
@@ -148,12 +151,17 @@ class _Frozen(BaseModel):
 class UpstreamSettings(_Frozen):
     """A server that speaks the OpenAI protocol; `url` ends before `/chat/completions`, without a slash."""
 
+    # Where it is, such as http://gpu:8000/v1.
     url: ServerUrl
+    # The variable that holds its key.
     key_env: Variable | None = None
+    # How long a connection may take to be made.
     connect_timeout_s: Seconds = 5
-    # A plain completion's first byte is its last.
+    # How long it may say nothing at all. A plain completion's first byte is its last.
     first_byte_timeout_s: Seconds = 600
+    # How long it may fall silent within a reply.
     idle_timeout_s: Seconds = 60
+    # Candidates and other calls that it may get at a time.
     max_connections: Count = 1024
     # How often its model list is looked at; a change examines its targets anew.
     poll_s: Seconds = 10
@@ -166,20 +174,27 @@ class UpstreamSettings(_Frozen):
 class VoteSettings(_Frozen):
     """How answers are voted; None leaves the word to the manifest. In a model only the keys it names override."""
 
+    # "auto": where the query has a short answer and carries no tools.
     mode: Literal["auto", "always", "off"] = "auto"
+    # Candidates of a query.
     n: Candidates | None = None
     # What n may shrink to under pressure, before anyone is turned away; None: it never shrinks.
     min_n: Candidates | None = None
+    # When enough candidates have come: "exact" gives the full vote's answer, "beta" is sure enough.
     stop: StopName | None = None
     # Candidates to begin with; more are started while the vote is undecided. "auto": as few as could decide it.
     first: Candidates | Literal["auto"] | None = None
+    # The leader's share of the valid candidates below which there is no consensus.
     min_agreement: Annotated[float, Field(gt=0, le=1)] | None = None
-    # Fixed here, it is not changed by a request's response_format.
+    # How the answer is written. Fixed here, it is not changed by a request's response_format.
     answer: AnswerKind | None = None
+    # Where no candidate holds an answer: the first candidate, or 422 no_vote.
     on_no_answer: Literal["first", "error"] = "first"
+    # Below min_agreement: the reply with `its.consensus: false`, or 422 no_consensus.
     on_no_consensus: Literal["reply", "error"] = "reply"
+    # The share of candidates that must be valid where a vote ends undecided and some were lost.
     quorum: Annotated[float, Field(ge=0, le=1)] = 0.5
-    # Also ends what is passed through.
+    # The time that a request may take in all. Also ends what is passed through.
     deadline_s: Seconds = 600
     # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
     usage_policy: Literal["reported", "exact"] = "reported"
@@ -205,10 +220,15 @@ class ModelSettings(_Frozen):
     """
 
     name: PublicName
+    # The name of an upstream, or a list of names.
     upstream: Annotated[str | tuple[str, ...] | None, BeforeValidator(_one_or_several)] = None
+    # The upstream's name for it; by default the public name.
     served_name: Name = ""
+    # The folder or bundle with its manifest; without one the model is passed through.
     checkpoint: Annotated[Path, Field(strict=False)] | None = None
+    # Keys of `vote` that are other ones for this model.
     vote: VoteSettings | None = None
+    # Whether an unverified target is refused traffic, or served and marked.
     handshake: Literal["require", "serve"] = "serve"
     # "skip": compare tokens only, where prompt log-probabilities cost the server too much memory.
     weights: Literal["check", "skip"] = "check"
@@ -235,8 +255,10 @@ class EnsembleSettings(_Frozen):
     """
 
     name: PublicName
+    # At least two models: a list of names, or a mapping of names to weights.
     members: Annotated[tuple[str, ...] | dict[str, Annotated[int, Field(ge=1, le=1000)]],
                        BeforeValidator(_names_or_weights), Field(min_length=2)]  # fmt: skip
+    # Candidates of all members together.
     n: Candidates | None = None
 
     @property
@@ -252,16 +274,22 @@ class AliasSettings(_Frozen):
     """
 
     name: PublicName
+    # Models, or ensembles, and the weight of each.
     models: Annotated[dict[str, Annotated[int, Field(ge=0, le=1_000_000)]], Field(min_length=1)]
+    # What keeps a caller at one of them.
     sticky: Literal["query", "user", "key", "none"] = "query"
 
 
 class KeySettings(_Frozen):
     """One caller: its name for logs and metrics, its key by digest or by variable, and what it may ask for."""
 
+    # For logs and metrics.
     name: Name
+    # The key's digest; or `env` instead.
     sha256: Sha256Hex | None = None
+    # The variable that holds the key; or `sha256` instead.
     env: Variable | None = None
+    # What it may do besides: ask for another strategy, `explain` or `candidates`, and speak for others (`front`).
     rights: Annotated[frozenset[Right], Field(strict=False)] = frozenset({"explain", "candidates"})
     # Of the key, and of each tenant that it speaks for; None: only the server's own limits.
     max_candidates: Count | None = None
@@ -286,16 +314,23 @@ class KeySettings(_Frozen):
 class Settings(_Frozen):
     """Everything an operator decides. `load_settings` builds it and checks the parts against each other."""
 
+    # The address to listen at. Any but loopback needs `keys`.
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    # 0 is any free one.
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     # Share the port with other servers that do, too: a new one listens once it can answer, then the old one is ended.
     reuse_port: bool = False
     # Processes that share the port, for one big machine. Limits are of each of them.
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    # Servers by name.
     upstreams: dict[Name, UpstreamSettings] = {}
+    # Models by public name.
     models: Annotated[tuple[ModelSettings, ...], Field(strict=False)] = ()
+    # Ensembles by public name.
     ensembles: Annotated[tuple[EnsembleSettings, ...], Field(strict=False)] = ()
+    # Aliases by public name.
     aliases: Annotated[tuple[AliasSettings, ...], Field(strict=False)] = ()
+    # Who may call. Without any key everybody who reaches the address may.
     keys: Annotated[tuple[KeySettings, ...], Field(strict=False)] = ()
     # Certificate chain and key, PEM files; with both, the server speaks TLS. SIGHUP reads them again.
     tls_cert: Annotated[Path, Field(strict=False)] | None = None
@@ -309,10 +344,12 @@ class Settings(_Frozen):
     write_idle_s: Seconds = 60
     # How long a connection may wait for its next request; longer than any balancer before it keeps one.
     keepalive_s: Seconds = 120
+    # Most candidates of a query: a manifest's n is lowered to it, a request that asks for more is refused.
     max_n: Candidates = 16
     # Processes that compare answers, shared by all models; started when there is a first pair for them. Of two, one
     # works on while the other is killed for a pair that takes too long.
     equivalence_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    # Of a request.
     max_body_bytes: Count = 2 << 20
     # Tokens that one request may ask for, candidates times max_tokens: a slip of the pen, not a long answer.
     max_request_tokens: Count = 2 << 20
@@ -323,7 +360,9 @@ class Settings(_Frozen):
     # What `serve CHECKPOINT --engine vllm` starts, and how long it may load; None is as long as it takes.
     engine_command: Annotated[str, Field(min_length=1)] = "vllm"
     engine_start_timeout_s: Seconds | None = None
+    # How answers are voted.
     vote: VoteSettings = VoteSettings()
+    # How much runs and waits at once.
     limits: LimitSettings = LimitSettings()
     # Seconds between routine examinations of every target.
     recheck_s: Seconds = 300
@@ -333,10 +372,13 @@ class Settings(_Frozen):
     roots: Annotated[tuple[Annotated[Path, Field(strict=False)], ...], Field(strict=False)] = ()
     # Whether a `root` that names a Hub repository is looked up there: its.json and the files that it names.
     hub: bool = False
+    # Whether a server without keys lets everybody ask for another strategy.
     allow_force: bool = True
+    # A mismatch ends the server with exit code 1; by default with one --checkpoint.
     strict: bool = False
     # Entry points of the group `its_proxy.strategies` that may be loaded.
     strategies: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    # What is logged: this and worse.
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # "auto": words at a terminal, JSON elsewhere.
     log_format: Literal["auto", "json", "text"] = "auto"

@@ -1,6 +1,8 @@
 """`its.json`, the manifest: what a checkpoint was trained with, and what it should be served with.
 
 Data only, and strict inside `pair`: whoever cannot read a pair fully must not serve it.
+
+A comment above a key goes for the keys below it, too, up to the next one: docs/reference/manifest.md is made of them.
 """
 
 from typing import Annotated, Any, Literal
@@ -28,38 +30,58 @@ class _Strict(BaseModel):
 class Prompts(_Strict):
     """The verbatim prompts that a pool was written with; the digest is over the folder's files in name order."""
 
+    # A folder beside the manifest.
     folder: FolderName
+    # Digest over its files.
     sha256: Sha256
 
 
 class WrittenBy(_Strict):
+    """The language model that wrote a pool."""
+
+    # Its name.
     model: str
+    # What it was asked.
     prompts: Prompts | None = None
+    # How it was asked: temperature, seed and the like.
     sampling: dict[str, Any] = {}
+    # When.
     date: str | None = None
 
 
 class Personas(_Strict):
     """Where persona text comes from. `taxonomy` is our built-in templates; its digest pins their wording."""
 
+    # A frozen file, our built-in templates, or a live writer.
     source: Literal["pool", "taxonomy", "writer"]
+    # The pool's file, beside the manifest.
     file: FileName | None = None
+    # The digest of the pool, or of the templates.
     sha256: Sha256 | None = None
+    # The list of domains that personas belong to.
     domains: Literal["taxonomy/1"] = "taxonomy/1"
+    # Who wrote the pool.
     written_by: WrittenBy | None = None
 
 
 class Side(_Strict):
     """One side of a pair. `seed` is any integer; `template` holds {persona} and {query} once each."""
 
+    # Name and version of the rule that rewrites a query.
     strategy: str
     version: int = 1
+    # How persona and query are joined.
     template: str = DEFAULT_TEMPLATE
+    # Which user turns are rewritten.
     turns: Literal["all", "last"] = "all"
+    # Where persona text comes from; null for `none`.
     personas: Personas | None = None
+    # The system prompt where a client sends none.
     system_prompt: str | None = None
+    # The digest of the chat template, and what is passed to it.
     chat_template_sha256: Sha256 | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    # Of the draws.
     seed: int = 0
 
     @property
@@ -68,7 +90,11 @@ class Side(_Strict):
 
 
 class Pair(_Strict):
+    """Both sides; the pair id is the digest of the pair as written."""
+
+    # How the training rows were rewritten.
     trained_with: Side
+    # How queries are.
     serve_with: Side
 
     @property
@@ -80,14 +106,20 @@ class Pair(_Strict):
 class VoteAdvice(_Strict):
     """What voting worked with in evaluation; an operator may change it without changing the pair."""
 
+    # Candidates of a query.
     n: int = Field(8, ge=1, le=1024)
+    # How candidates are sampled; null leaves it to the server.
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = None
     min_p: float | None = Field(None, ge=0, le=1)
+    # Most tokens of a candidate; a client's own limit holds where it is smaller.
     max_tokens: int | None = Field(None, ge=1)
+    # How the answer is written.
     answer: Literal["boxed", "number", "final_line", "letter", "json", "tool_calls"] = "boxed"
+    # When enough candidates have come: "exact" gives the full vote's answer, "beta" is sure enough.
     stop: Literal["exact", "beta", "none"] = "exact"
+    # The leader's share of the valid candidates below which there is no consensus.
     min_agreement: float | None = Field(None, gt=0, le=1)
 
 
@@ -98,9 +130,11 @@ class Logprobs(_Strict):
     weights: repeats on one server, or one computation in another dtype.
     """
 
+    # By this checkpoint, by its base, and by others trained beside it.
     this: list[float]
     base: list[float] = []
     siblings: dict[str, list[float]] = {}
+    # What honest measurements differ by.
     noise: float = Field(0.0, ge=0)
 
 
@@ -110,6 +144,7 @@ class ProbeReply(_Strict):
     `reasoning` is what a reasoning parser takes out of `content`; null where there is none to take.
     """
 
+    # The reply's text, and its reasoning apart.
     content: str | None
     reasoning: str | None = None
 
@@ -117,12 +152,18 @@ class ProbeReply(_Strict):
 class Probe(_Strict):
     """A stored query with its rewrite (`messages`), the tokens it renders to, and the checkpoint's own words."""
 
+    # Before and after rewriting.
     query: str
     messages: list[dict[str, Any]]
+    # The tokens that the messages render to.
     prompt_token_ids: list[int]
+    # What the checkpoint went on with.
     completion_token_ids: list[int] = []
+    # What the log-probabilities were computed in.
     dtype: str | None = None
+    # How likely each token is, by checkpoint.
     logprobs: Logprobs | None = None
+    # What the serving route makes of the completion.
     reply: ProbeReply | None = None
 
 
@@ -131,21 +172,33 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    # What was asked, and how many items of it.
     benchmark: str
     split: str
     items: int = Field(ge=1)
+    # Such as pass@1, maj@8.
     metric: str
+    # The figure, with its 95% interval.
     value: float
     ci95: tuple[float, float] | None = None
 
 
 class Manifest(_Strict):
+    """What a checkpoint carries, as `its.json` beside its weights."""
+
+    # Of this document; others are refused.
     schema_version: Literal[1] = 1
+    # By its-train, or of a model that was not trained with it.
     origin: Literal["recorded", "declared"]
+    # What was trained, and what is served.
     pair: Pair
+    # What voting worked with; an operator may change it.
     vote: VoteAdvice | None = None
+    # What the handshake asks.
     probes: list[Probe] = []
+    # What was measured.
     evaluation: list[Evaluation] = []
+    # Where all of it comes from; keys are free.
     provenance: dict[str, Any] = {}
 
     @property

@@ -38,9 +38,10 @@ BESIDE_ITS_PROXY = [
     Pinned("fuzz", "schemathesis"),
     Pinned("browser", "playwright"),
 ]
-EVERY = pytest.mark.parametrize(
-    "pinned", [*BESIDE_ITS_PROXY, Pinned("audit", "pip-audit"), Pinned("check", "promtool")]
-)
+APART = [Pinned("audit", "pip-audit"), Pinned("check", "promtool"), Pinned("docs", "mkdocs")]
+"""Those that share no code with its-proxy."""
+
+EVERY = pytest.mark.parametrize("pinned", [*BESIDE_ITS_PROXY, *APART])
 
 
 def prepare(pinned: Pinned, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
