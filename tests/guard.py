@@ -44,9 +44,12 @@ class Limit:
 
     def grown(self, steps: Counter[str], n: int = 8) -> list[str]:
         """The functions that take most more than they did."""
-        more = Counter({name: count - self.functions.get(name, 0) for name, count in steps.items()})
+        least = min(self.functions.values())  # what is not listed took no more
+        more = Counter({name: count - self.functions.get(name, least) for name, count in steps.items()})
         return [
-            f"{name}: {steps[name]}, was {self.functions.get(name, 0)}" for name, by in more.most_common(n) if by > 0
+            f"{name}: {steps[name]}, was {self.functions.get(name, f'at most {least}')}"
+            for name, by in more.most_common(n)
+            if by > 0
         ]
 
 

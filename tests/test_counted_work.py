@@ -27,9 +27,9 @@ async def test_requests_take_no_more_steps_than_their_limits_allow_and_as_many_e
 
 def test_one_more_function_called_for_each_candidate_would_be_found_and_named():
     limit = Limit(round(ROOM * 1000), {"reply.py: report": 900, "route.py: Route.stream": 100})
-    steps = Counter({"reply.py: report": 902, "route.py: Route.stream": 100, "plan.py: make_plan": 300})
+    steps = Counter({"reply.py: report": 902, "route.py: Route.stream": 100, "plan.py: make_plan": 300, "a.py: b": 9})
     assert steps.total() > limit.steps
-    assert limit.grown(steps) == ["plan.py: make_plan: 300, was 0", "reply.py: report: 902, was 900"]
+    assert limit.grown(steps) == ["plan.py: make_plan: 300, was at most 100", "reply.py: report: 902, was 900"]
 
 
 def test_lines_of_ours_and_the_calls_they_make_are_steps_and_a_callers_are_none():
