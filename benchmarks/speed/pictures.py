@@ -69,7 +69,7 @@ def _rates(results: Results) -> str:
     up = _Log(10 ** math.floor(math.log10(lowest)), highest * 1.3, 360, 36)
     title = "Requests a second over how many ask at a time: JSON, its-proxy rewrites (logarithmic)"
     parts = [_text(10, 20, title, size=14), _text(across.middle, 396, "at a time", anchor="middle")]
-    parts += [_line(60, up.at(tick), across.end, up.at(tick)) + _text(54, up.at(tick) + 4, f"{tick:,.0f}", anchor="end")
+    parts += [_line(60, up.at(tick), across.end, up.at(tick)) + _text(54, up.at(tick) + 4, _told(tick), anchor="end")
               for tick in up.ticks()]  # fmt: skip
     parts += [_text(across.at(c), 376, str(c), anchor="middle") for c in CONCURRENCY]
     labels = _apart({target: up.at(points[-1][1]) for target, points in lines.items()})
@@ -81,6 +81,10 @@ def _rates(results: Results) -> str:
         at = spots[-1][0] if points[-1][0] != CONCURRENCY[-1] else across.end
         parts.append(_text(at + 8, labels[target] + 4, target, colour=COLOURS[target]))
     return _svg(404, parts)
+
+
+def _told(tick: float) -> str:
+    return f"{tick:,.0f}" if tick >= 1 else f"{tick:g}"
 
 
 def _apart(wished: Mapping[str, float], least: float = 14) -> dict[str, float]:
