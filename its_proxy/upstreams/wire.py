@@ -156,6 +156,7 @@ class Connection(asyncio.Protocol):
             self._is_complete = True  # by HTTP/1.0's rule the end of the connection is the end of the body
         if self._error is None:
             self._error = TransportError("the server closed the connection")
+        del self._parser  # the two know each other, which only the collector would undo
         self._wake()
 
     # -- httptools' callbacks ------------------------------------------------------------------------------------------
