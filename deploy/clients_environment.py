@@ -22,20 +22,25 @@ from pinned import Pinned, unavailable
 DEPLOY = Path(__file__).parent
 NPM_FOLDER = CHECKOUT / "tests/real_litellm"  # its lock file names that package alone
 NPM_INSTALL = ("npm", "install", "openai", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
-SDKS = ("openai", "langchain-openai", "instructor", "pydantic-ai-slim[openai]", "llm")
-# It keeps to an older `openai` than the others' newest ask for.
-LLAMA_INDEX = "llama-index-llms-openai-like"
+# Client -> what is asked for: those that agree on older releases of what they share, and would hold each other back.
+SDKS = {
+    "openai": ("openai",),
+    "langchain": ("langchain-openai",),
+    "llama-index": ("llama-index-llms-openai-like",),
+    "instructor": ("instructor",),
+    "pydantic-ai": ("pydantic-ai-slim[openai]",),
+    "llm": ("llm",),
+}
 # Group -> what is asked for, the program that proves it, and what has no wheels. Their pins are here.
 OWN: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
-    "sdks": ((*SDKS, LLAMA_INDEX), "llm", ()),
+    "sdks": (tuple(name for names in SDKS.values() for name in names), "llm", ()),
     "lm-eval": (("lm-eval[api]",), "lm_eval", ("rouge-score", "sqlitedict", "word2number")),
     "aider": (("aider-chat",), "aider", ()),
 }
 # Those that other tests run from, too.
 SHARED = {"inspect": "eval_environment.py", "litellm": "litellm_environment.py", "vllm": "vllm_environment.py"}
 NEWEST = {
-    "sdks": SDKS,
-    "llama-index": (LLAMA_INDEX,),
+    **SDKS,
     "lm-eval": OWN["lm-eval"][0],
     "aider": OWN["aider"][0],
     "inspect": ("inspect-ai", "openai"),
@@ -103,8 +108,7 @@ def whole(*, is_newest: bool) -> dict[str, dict[str, str]]:
         # vLLM's wheels for CPUs are built by others, release by release: none is newer than that which is pinned.
         commands |= {name: [this, "--newest", name] for name in (*NEWEST, "npm")}
     else:
-        commands |= {name: [this, name] for name in OWN}
-        commands["llama-index"] = [this, "sdks"]
+        commands |= {name: [this, name] for name in OWN} | {name: [this, "sdks"] for name in SDKS}
         commands["npm"] = [str(DEPLOY / "npm_packages.py"), str(NPM_FOLDER)]
     return {name: told(command) for name, command in commands.items()}
 

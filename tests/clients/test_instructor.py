@@ -16,7 +16,7 @@ from tests.clients.cells import (
 )  # fmt: skip
 from tests.clients.program import FOLDER, running
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "instructor", "instructor", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "instructor", "instructor", "instructor"
 NOT_APPLICABLE: dict[str, str] = {}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -20,7 +20,7 @@ from tests.clients.cells import (
 from tests.clients.program import FOLDER, running
 from tests.clients.world import EMBEDDING, TEXT, N
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "LangChain", "langchain-openai", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "LangChain", "langchain-openai", "langchain"
 NOT_APPLICABLE: dict[str, str] = {}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -19,7 +19,7 @@ from tests.clients.cells import (
 from tests.clients.program import run
 from tests.clients.world import KEY, MODELS, QUERY, TEXT, N
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "llm", "llm", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "llm", "llm", "llm"
 NOT_APPLICABLE: dict[str, str] = {}
 ADD = "def add(a: int, b: int) -> int:\n    return a + b\n"
 SUM = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}

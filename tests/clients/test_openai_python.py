@@ -3,7 +3,7 @@
 from tests.clients.openai_surface import *  # noqa: F403
 from tests.clients.program import FOLDER, running
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "openai (Python)", "openai", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "openai (Python)", "openai", "openai"
 NOT_APPLICABLE: dict[str, str] = {}
 
 

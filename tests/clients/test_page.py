@@ -16,14 +16,14 @@ from tests.clients.world import KEY, QUERY
 TASKS = FOLDER.parent / "tasks"
 # Section -> environment, and what a person has in the folder before.
 SECTIONS = {
-    "OpenAI's package for Python": "sdks",
+    "OpenAI's package for Python": "openai",
     "OpenAI's package for JavaScript": "npm",
-    "LangChain": "sdks",
+    "LangChain": "langchain",
     "LlamaIndex": "llama-index",
     "LiteLLM's SDK": "litellm",
-    "instructor": "sdks",
-    "pydantic-ai": "sdks",
-    "llm": "sdks",
+    "instructor": "instructor",
+    "pydantic-ai": "pydantic-ai",
+    "llm": "llm",
     "lm-evaluation-harness": "lm-eval",
     "inspect-ai": "inspect",
     "aider": "aider",

@@ -20,7 +20,7 @@ from tests.clients.cells import (
 from tests.clients.program import FOLDER, running
 from tests.clients.world import QUERY, TEXT, N
 
-CLIENT, DISTRIBUTION, ENVIRONMENT = "pydantic-ai", "pydantic-ai-slim", "sdks"
+CLIENT, DISTRIBUTION, ENVIRONMENT = "pydantic-ai", "pydantic-ai-slim", "pydantic-ai"
 NOT_APPLICABLE: dict[str, str] = {}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
