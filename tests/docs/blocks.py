@@ -33,10 +33,11 @@ def commands(name: str) -> list[list[str]]:
 class Reader:
     """Runs commands here, in the working folder: `serve` until the next one, the others to their end.
 
-    `addresses` has what stands for those on the page.
+    `addresses` has what stands for those on the page, `variables` what the commands find set.
     """
 
     addresses: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
     serving: Serving | None = None
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -44,13 +45,13 @@ class Reader:
         name, *options = [self.addresses.get(word, word) for word in words]
         if name == "serve":
             await self.leave()
-            self.serving = await self.stack.enter_async_context(serve_command(*options))
+            self.serving = await self.stack.enter_async_context(serve_command(*options, **self.variables))
             await _ready(self.serving.url.removesuffix("/v1"))
             return None
         if name in ("ask", "explain", "models"):
             assert self.serving is not None
             options += ["--url", self.serving.url]
-        return await command(name, *options)
+        return await command(name, *options, **self.variables)
 
     async def leave(self) -> None:
         if self.serving is not None:

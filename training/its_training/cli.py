@@ -8,6 +8,7 @@ import click
 
 from its_proxy import __version__
 from its_proxy.codesign.errors import ItsError
+from its_proxy.codesign.strategies import load_strategies
 
 COMMANDS = {
     "prepare": "Make matched arms from a data set: filters, sampling, decontamination, rewriting.",
@@ -55,5 +56,13 @@ _COLOR = False if os.environ.get("NO_COLOR") else None
 
 @click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN", "color": _COLOR})
 @click.version_option(__version__, prog_name="its-train")
-def main() -> None:
+@click.option(
+    "--strategies",
+    metavar="NAME,NAME",
+    default="",
+    show_default=False,
+    help="Strategies of installed packages to load.",
+)
+def main(strategies: str) -> None:
     """Trains checkpoints that carry what they were trained with, for its-proxy to serve."""
+    load_strategies(name for name in map(str.strip, strategies.split(",")) if name)
