@@ -125,6 +125,11 @@ def _one_or_several(value: Any) -> Any:
     return value
 
 
+def _off_as_a_word(value: Any) -> Any:
+    # To YAML 1.1 an unquoted `off` is no word but the switch.
+    return "off" if value is False else value
+
+
 def _names_or_weights(value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
@@ -175,7 +180,7 @@ class VoteSettings(_Frozen):
     """How answers are voted; None leaves the word to the manifest. In a model only the keys it names override."""
 
     # "auto": where the query has a short answer and carries no tools.
-    mode: Literal["auto", "always", "off"] = "auto"
+    mode: Annotated[Literal["auto", "always", "off"], BeforeValidator(_off_as_a_word)] = "auto"
     # Candidates of a query.
     n: Candidates | None = None
     # What n may shrink to under pressure, before anyone is turned away; None: it never shrinks.
@@ -199,7 +204,7 @@ class VoteSettings(_Frozen):
     # "exact": stream every candidate, so that the tokens of cancelled ones are counted and not estimated.
     usage_policy: Literal["reported", "exact"] = "reported"
     # "auto": answers that are written differently are compared symbolically where its-proxy[math] is installed.
-    equivalence: Literal["auto", "off"] = "auto"
+    equivalence: Annotated[Literal["auto", "off"], BeforeValidator(_off_as_a_word)] = "auto"
 
 
 class LimitSettings(_Frozen):

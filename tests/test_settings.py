@@ -169,6 +169,12 @@ def test_a_model_that_is_only_a_name_may_stand_empty_but_needs_something_to_serv
     assert line.startswith("its.yaml:2: models.ghost: has neither an upstream nor a checkpoint")
 
 
+@pytest.mark.parametrize("key", ["mode", "equivalence"])
+def test_off_needs_no_quotes_though_to_yaml_it_is_no_word(tmp_path, key):
+    settings = settings_of(tmp_path, f"vote: {{{key}: off}}")
+    assert getattr(settings.vote, key) == "off"
+
+
 def test_a_whole_number_is_a_fine_duration(tmp_path):
     assert settings_of(tmp_path, "vote: {deadline_s: 30}").vote.deadline_s == 30
 

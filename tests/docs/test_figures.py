@@ -21,7 +21,7 @@ def turned(figure: tuple[float, ...]) -> tuple[float, ...]:
 
 
 MEASURED = {read(figure) for path in RESULTS for figure in FIGURE.findall(path.read_text("utf-8"))}
-PAGES = {name: FIGURE.findall((ROOT / "docs" / name).read_text("utf-8")) for name in ("idea.md",)}
+PAGES = {name: FIGURE.findall((ROOT / "docs" / name).read_text("utf-8")) for name in ("idea.md", "choosing-n.md")}
 
 
 @pytest.mark.parametrize("name", PAGES)
