@@ -23,6 +23,6 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         if not target.exists():
             log.warning("Doc file '%s' links to '%s', which is not in the checkout.", page.file.src_uri, link[2])
         text, file = link[1].strip("`"), str(target.relative_to(CHECKOUT))
-        return f"`{file}`" if text in file else f"{link[1]} (`{file}`)"
+        return f"`{file}`" if text in (file, target.name) else f"{link[1]} (`{file}`)"
 
     return LINK.sub(shown, markdown)

@@ -48,7 +48,7 @@ class Reader:
             self.serving = await self.stack.enter_async_context(serve_command(*options, **self.variables))
             await _ready(self.serving.url.removesuffix("/v1"))
             return None
-        if name in ("ask", "explain", "models"):
+        if name in ("ask", "evaluate", "explain", "models"):
             assert self.serving is not None
             options += ["--url", self.serving.url]
         return await command(name, *options, **self.variables)

@@ -1,13 +1,15 @@
-"""docs/choosing-n.md: its commands parse, its settings are read, and its figures are those of docs/cheaper-votes.md."""
+"""docs/choosing-n.md: its commands run, its settings are read, and its figures are those of docs/cheaper-votes.md."""
 
+import json
 import re
 
-import click
 import pytest
 
-from its_proxy.cli import main
 from its_proxy.settings import load_settings
-from tests.docs.blocks import blocks, commands, page
+from tests.command import command
+from tests.docs.blocks import Reader, blocks, commands, page
+from tests.scripted import Say, scripted_upstream
+from tests.serving import manifest, tokens_of, write_checkpoint
 
 PAGE = "choosing-n.md"
 
@@ -22,12 +24,28 @@ MATCHED = {row[0].strip("*"): row for row in rows(MEASURED.partition(", matched:
 ECONOMY = [row for row in rows(page(PAGE)) if row[0] in SHORT and row[0][0] == "`"]
 
 
-@pytest.mark.parametrize("words", commands(PAGE), ids=" ".join)
-def test_every_command_parses(words):
-    with click.Context(main, info_name="its-proxy") as context:
-        name, command, rest = main.resolve_command(context, list(words))
-        assert command is not None
-        command.make_context(name, rest, parent=context).close()
+async def test_its_commands_measure_a_model_and_vote_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = write_checkpoint(tmp_path / "qwen", manifest("none"))
+    (tmp_path / "items.jsonl").write_text('{"id": "a", "query": "What is 2 + 5?", "gold": "7"}\n')
+    evaluate, replay = commands(PAGE)
+
+    def say(body, number):
+        return Say("x", finish_reason="length") if body.get("return_token_ids") else Say("so it is \\boxed{7}")
+
+    async with scripted_upstream(say, ["qwen"]) as upstream:
+        upstream.tokens = lambda body: tokens_of(body["messages"])
+        reader = Reader()
+        try:
+            await reader.run(["serve", "--upstream", upstream.url, "--model", "qwen", "--checkpoint", str(checkpoint)])
+            evaluated = await reader.run(evaluate)
+        finally:
+            await reader.leave()
+        assert evaluated.code == 0, evaluated.err
+    replayed = await command(*replay)
+    assert replayed.code == 0, replayed.err
+    assert "exact" in replayed.out
+    assert len(json.loads((tmp_path / "candidates.jsonl").read_text())["candidates"]) == 16
 
 
 def test_its_settings_are_read(tmp_path):
