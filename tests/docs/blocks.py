@@ -4,6 +4,7 @@ import asyncio
 import re
 import shlex
 import signal
+import textwrap
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -17,8 +18,14 @@ def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text("utf-8")
 
 
+def fenced(text: str) -> list[tuple[str, str]]:
+    """(language, lines) of every code block, in a list's items, too."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [(language, textwrap.dedent(lines)) for _, language, lines in found]
+
+
 def blocks(name: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL)
+    return [lines for its, lines in fenced(page(name)) if its == language]
 
 
 def commands(name: str) -> list[list[str]]:

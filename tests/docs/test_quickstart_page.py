@@ -3,7 +3,7 @@
 import json
 
 from its_proxy.settings import load_settings
-from tests.docs.blocks import Reader, blocks, commands, run_python
+from tests.docs.blocks import Reader, blocks, commands, fenced, page, run_python
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, tokens_of, write_checkpoint
 
@@ -18,23 +18,26 @@ def say(body, number):
 
 async def test_the_demo_is_served_asked_and_explained(capsys):
     (code,) = blocks("quickstart.md", "python")
+    of_the_readme = next(lines for language, lines in fenced(page("../README.md")) if language == "python")
     reader = Reader()
     serve, ask, explain = OF_THE_DEMO
     try:
         await reader.run(serve)
         asked, explained = await reader.run(ask), await reader.run(explain)
-        await run_python(code.replace("http://127.0.0.1:8080/v1", reader.serving.url))
+        for program in (of_the_readme, code):
+            await run_python(program.replace("http://127.0.0.1:8080/v1", reader.serving.url))
     finally:
         await reader.leave()
-    told = blocks("quickstart.md", "text")[0].splitlines()
+    printed = blocks("quickstart.md", "text")[0].splitlines()
     for line in ("query", "reply of demo-random", "vote"):
-        assert line in told
+        assert line in printed
         assert line in asked.out.splitlines()
     assert "handshake verified" in asked.out
     assert "You are" in explained.out
-    *_, last = capsys.readouterr().out.splitlines()
-    answer = last.split()[0]
-    assert f"'{answer}': " in last
+    told = [line for line in capsys.readouterr().out.splitlines() if "{" in line and "boxed" not in line]
+    assert len(told) == 2
+    for line in told:
+        assert f"'{line.split()[0]}': " in line
 
 
 async def test_a_server_of_ones_own_is_passed_through_then_votes(tmp_path, monkeypatch):
