@@ -317,7 +317,7 @@ class KeySettings(_Frozen):
 
 
 class Settings(_Frozen):
-    """Everything an operator decides. `load_settings` builds it and checks the parts against each other."""
+    """Everything an operator decides; its parts are checked against each other when they are read."""
 
     # The address to listen at. Any but loopback needs `keys`.
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
