@@ -149,7 +149,8 @@ def _usage(outcome: Outcome) -> dict[str, int]:
     for candidate in outcome.candidates:
         if usage := _usage_of(candidate) or candidate.spent:
             for field in USAGE_FIELDS:
-                total[field] += _tokens(usage, field)
+                if isinstance(tokens := usage.get(field), int):
+                    total[field] += tokens
     uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
     total["prompt_tokens"] += uncounted
     total["total_tokens"] += uncounted

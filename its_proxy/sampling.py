@@ -31,7 +31,7 @@ from its_proxy.equivalence.comparisons import NO_WORKERS, OFF, Comparer, Compari
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Plan
 from its_proxy.streamed import Spent, complete_streamed
-from its_proxy.upstreams.base import Completion, traced
+from its_proxy.upstreams.base import APPLIED, Completion, applied, traced
 from its_proxy.upstreams.retries import one_query
 from its_proxy.upstreams.written import over
 from its_proxy.voting.answers import Answer, AnswerKind
@@ -134,13 +134,19 @@ async def sample(
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
         async with deadline.held():
-            with one_query():
+            with one_query(), applied(_common_pair(plan)):
                 stopped = await query.run()
     except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()
     comparisons = await _compare(plan, candidates, comparer, max(0.0, deadline.left_s))
     return _conclude(plan, candidates, stopped, seconds, comparisons)
+
+
+def _common_pair(plan: Plan) -> str | None:
+    """Said once for all candidates, which inherit it, it costs a fraction; each call says its own where they differ."""
+    checkpoint = plan.members[0].member.checkpoint
+    return checkpoint.pair_id if checkpoint is not None and len(plan.members) == 1 else APPLIED.get()
 
 
 async def _compare(
@@ -195,7 +201,8 @@ class _Query:
                         if len(self._received) == self._n_started:
                             break
                         continue
-                    tasks += self._start(group, self._n_more())
+                    if n_more := self._n_more():
+                        tasks += self._start(group, n_more)
                 return "complete"
             finally:
                 for task in tasks:
@@ -251,18 +258,18 @@ class _Query:
             self._begun_s[index] = self.elapsed()
             member = self._plan.member_of(index).member
             with self._observer.call(member, index) as call, traced(call.traceparent):
-                candidate = await self._heard(index)
+                try:
+                    candidate = self._heard(index, await self._complete(index))
+                except UpstreamError as error:
+                    # Its frames hold all that had been read of the reply, and the vote may last long yet.
+                    lost = error.with_traceback(None)
+                    candidate = replace(self._cut_off(index), state="lost", error=lost, finished_s=self.elapsed())
                 call.told(candidate.state, candidate.completion, candidate.error)
         return candidate
 
-    async def _heard(self, index: int) -> Candidate:
-        try:
-            completion = await self._complete(index)
-            state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
-        except UpstreamError as error:
-            # Its frames hold all that had been read of the reply, and the vote may last long yet.
-            lost = error.with_traceback(None)
-            return replace(self._cut_off(index), state="lost", error=lost, finished_s=self.elapsed())
+    def _heard(self, index: int, completion: Completion) -> Candidate:
+        """Raises BadPayload."""
+        state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
         return Candidate(
             index,
             self._seed(index),
@@ -351,9 +358,9 @@ class _Query:
         if plan.gives_up and all(candidate.answer is None for candidate in finished):
             is_first_alone = plan.starts_with_one and self._n_started == 1
             return "no_answer" if is_first_alone or len(finished) >= 2 else None
-        waiting = sum(self._weight(index) for index in range(plan.n) if index not in self._received)
-        if not plan.is_vote or not waiting:
+        if not plan.is_vote or plan.rules.stop == "none" or len(self._received) == plan.n:
             return None
+        waiting = sum(self._weight(index) for index in range(plan.n) if index not in self._received)
         # Short of the quorum the lost ones count as if they could still vote: the full vote might end without a quorum.
         lost = 0 if _has_quorum(plan, len(finished)) else _weight_of(self._received.values(), "lost")
         ballots, abstained = _ballots(finished), _weight_of(finished, "no_answer")

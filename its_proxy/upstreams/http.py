@@ -188,6 +188,8 @@ class HttpUpstream:
 
     async def _read(self, response: Response) -> bytes:
         """The whole body, bounded in size and in silence."""
+        if (whole := response.whole()) is not None and len(whole) <= MAX_REPLY_BYTES:
+            return whole
         body = await self._next_chunk(response, self._idle_timeout_s)
         # Mostly that is all of it. What is longer waits for its turn while it grows.
         more = await self._next_chunk(response, self._idle_timeout_s) if body else b""

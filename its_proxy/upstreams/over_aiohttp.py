@@ -86,6 +86,9 @@ class _AiohttpResponse:
         values = self._response.headers.getall(name, [])
         return values[-1] if values else None
 
+    def whole(self) -> bytes | None:
+        return None
+
     async def chunk(self, within_s: float) -> bytes:
         async with asyncio.timeout(within_s):
             try:

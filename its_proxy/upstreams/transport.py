@@ -41,6 +41,10 @@ class Response(Protocol):
         """Of the header, by lower-case name; of a repeated one the last."""
         ...
 
+    def whole(self) -> bytes | None:
+        """The body, where all of it is here already and nothing of it was read; None says nothing."""
+        ...
+
     async def chunk(self, within_s: float) -> bytes:
         """Whatever of the body has come; nothing at its end. Raises TimeoutError where nothing comes in time."""
         ...
