@@ -2,22 +2,9 @@
 
 import pytest
 
-from tests.clients.cells import (
-    PLAIN,
-    REWRITTEN,
-    SCHEMA,
-    TOOLS,
-    VOTED,
-    VOTED_STREAM,
-    answer_of,
-    calls_of,
-    last_text,
-    passed_through,
-    rewritten,
-    voted,
-    voted_stream,
-)  # fmt: skip
+from tests.clients.cells import SCHEMA, TOOLS, VOTED, answer_of, calls_of, last_text, voted
 from tests.clients.program import FOLDER, running
+from tests.clients.usual import test_pass_through, test_rewritten, test_voted_stream  # noqa: F401
 from tests.clients.world import QUERY, TEXT, N
 
 CLIENT, DISTRIBUTION, ENVIRONMENT = "pydantic-ai", "pydantic-ai-slim", "pydantic-ai"
@@ -29,26 +16,9 @@ def program(world, installed):
     return running(world, installed.python, FOLDER / "with_pydantic_ai.py")
 
 
-@pytest.mark.cell(PLAIN)
-@pytest.mark.parametrize("kind", ["text", "stream"])
-async def test_pass_through(program, kind):
-    await passed_through(program, kind)
-
-
-@pytest.mark.cell(REWRITTEN)
-@pytest.mark.parametrize("kind", ["text", "stream"])
-async def test_rewritten(program, kind):
-    await rewritten(program, kind)
-
-
 @pytest.mark.cell(VOTED)
 async def test_voted(program):
     await voted(program)
-
-
-@pytest.mark.cell(VOTED_STREAM)
-async def test_voted_stream(program):
-    await voted_stream(program)
 
 
 @pytest.mark.cell(TOOLS)
