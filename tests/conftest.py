@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 # Before anything imports transformers, which reads them once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +23,14 @@ def same_environment() -> Iterator[None]:
     yield
     for name in set(os.environ) - set(before) - {"PYTEST_CURRENT_TEST"}:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """Nor its level of the log."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")
