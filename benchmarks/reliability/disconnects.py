@@ -180,7 +180,8 @@ async def _ended(proxy: Proxy, ids: Sequence[str]) -> dict[str, tuple[int, float
     ended: dict[str, tuple[int, float]] = {}
     while len(ended) < len(ids) and monotonic() < waited_until:
         await asyncio.sleep(0.01)
-        lines = (json.loads(line) for line in proxy.log.read_bytes().splitlines() if line.startswith(b"{"))
+        whole = proxy.log.read_bytes().rpartition(b"\n")[0]  # the last line may be on its way
+        lines = (json.loads(line) for line in whole.splitlines() if line.startswith(b"{"))
         ended = {line["id"]: (line["code"], _seconds(line)) for line in lines if line.get("id") in ids}
     return ended
 
