@@ -18,7 +18,6 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from its_proxy import settings
 from its_proxy.codesign import manifest
 from its_proxy.dotted import Key
 from its_proxy.settings import (
@@ -31,6 +30,7 @@ from its_proxy.settings import (
     UpstreamSettings,
     VoteSettings,
 )
+from its_proxy.settings.layers import VARIABLES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -152,7 +152,7 @@ def page(path: Path, written: str) -> str:
 def _table(part: Part, schema: Mapping[str, Any], *, has_variables: bool) -> str:
     whole = "properties" in schema and part.model in (Settings, manifest.Manifest)
     properties = (schema if whole else schema["$defs"][part.model.__name__])["properties"]
-    variables = {key: name for name, (key, _) in settings._VARIABLES.items()} if has_variables else {}
+    variables = {key: name for name, (key, _) in VARIABLES.items()} if has_variables else {}
     shows_variables = any(key[:-1] == part.place for key in variables) and (whole or bool(part.place))
     heads = ["key", "type", "default", *(["variable"] if shows_variables else []), "what"]
     rows = [heads, ["---"] * len(heads)]

@@ -1,4 +1,4 @@
-"""The moment by which one request that is not voted on must have ended, however slowly its upstream talks."""
+"""The moment by which one request must have ended, however slowly its upstreams talk."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 import its_proxy.settings as module
 from its_proxy.codesign.errors import ConfigError
 from its_proxy.settings import Settings, effective, load_settings, quick_model
+from its_proxy.settings.layers import VARIABLES
 
 DIGEST = sha256(b"a key").hexdigest()
 
@@ -107,7 +108,7 @@ def test_every_scalar_of_the_top_level_of_vote_and_of_limits_has_a_variable():
     expected = {"ITS_PROXY_" + key.upper() for key in set(Settings.model_fields) - sections}
     expected |= {"ITS_PROXY_VOTE_" + key.upper() for key in type(Settings().vote).model_fields}
     expected |= {"ITS_PROXY_LIMITS_" + key.upper() for key in type(Settings().limits).model_fields}
-    assert set(module._VARIABLES) == expected
+    assert set(VARIABLES) == expected
 
 
 def test_the_settings_are_frozen():

@@ -37,6 +37,24 @@ class Metrics(Collector):
         self._admission = admission
         self.registry = CollectorRegistry()
         registry = self.registry
+        self._declare_edge(registry)
+        self._declare_votes(registry)
+        self.reloads = Counter(
+            "its_proxy_manifest_reload", "Settings and manifests read again", ["result"], registry=registry
+        )
+        self.lag = Histogram(
+            "its_proxy_loop_lag_seconds", "How late the event loop came to what was due", buckets=_LAGS,
+            registry=registry,
+        )  # fmt: skip
+        self._targets: Callable[[], Iterable[Target]] = tuple
+        self._n_dropped: Callable[[], int] = int
+        self._traces: Traces | None = None
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
+        self.build.labels(__version__).set(1)
+
+    def _declare_edge(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("its_proxy_requests", "Requests answered", ["model", "code"], registry=registry)
         self.duration = Histogram(
             "its_proxy_request_duration_seconds", "Request received to reply sent", ["model"],
@@ -58,6 +76,8 @@ class Metrics(Collector):
             "its_proxy_slow_client_closed", "Connections ended because a reply was not read", registry=registry
         )
         self.malformed = Counter("its_proxy_malformed_requests", "Requests that are not HTTP", registry=registry)
+
+    def _declare_votes(self, registry: CollectorRegistry) -> None:
         self.votes = Counter("its_proxy_votes", "Votes, by how they ended", ["model", "stopped"], registry=registry)
         self.candidates = Counter(
             "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry
@@ -91,20 +111,6 @@ class Metrics(Collector):
         self.degraded = Counter(
             "its_proxy_strategy_degraded", "Replies that are marked as degraded", ["reason"], registry=registry
         )
-        self.reloads = Counter(
-            "its_proxy_manifest_reload", "Settings and manifests read again", ["result"], registry=registry
-        )
-        self.lag = Histogram(
-            "its_proxy_loop_lag_seconds", "How late the event loop came to what was due", buckets=_LAGS,
-            registry=registry,
-        )  # fmt: skip
-        self._targets: Callable[[], Iterable[Target]] = tuple
-        self._n_dropped: Callable[[], int] = int
-        self._traces: Traces | None = None
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        self.build = Gauge("its_proxy_build_info", "Always 1", ["version"], registry=registry)
-        self.build.labels(__version__).set(1)
 
     def count_outcome(self, model: str, outcome: Outcome) -> None:
         n_tokens = 0

@@ -80,23 +80,18 @@ class HttpUpstream:
         return self._is_vllm if self._cache_salt is None else self._cache_salt
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        data, path = pieces_of(body), _TEXT if is_text(body) else _CHAT
-        self._earn()
+        is_prompt = is_text(body)
+        response = await self._ask("POST", _TEXT if is_prompt else _CHAT, pieces_of(body), _JSON, request_id)
         try:
-            return await self._complete_once(path, data, request_id)
-        except (UpstreamUnreachable, UpstreamBusy) as error:
-            await self._before_second_try(error)
-        return await self._complete_once(path, data, request_id)
+            check = check_text_completion if is_prompt else check_completion
+            return check(read_object(await self._read(response)))
+        finally:
+            response.close()
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        data, path = pieces_of(over(body, _STREAM)), _TEXT if is_text(body) else _CHAT
-        self._earn()
-        try:
-            response = await self._open("POST", path, data, _JSON, request_id)
-        except (UpstreamUnreachable, UpstreamBusy) as error:
-            await self._before_second_try(error)
-            response = await self._open("POST", path, data, _JSON, request_id)
+        path, data = _TEXT if is_text(body) else _CHAT, pieces_of(over(body, _STREAM))
+        response = await self._ask("POST", path, data, _JSON, request_id)
         try:
             if _content_type(response) != "text/event-stream":
                 raise BadPayload("the upstream was asked for a stream and sent something else")
@@ -113,37 +108,28 @@ class HttpUpstream:
         return cards
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
-        self._earn()
-        try:
-            response = await self._open(method, path, [body], content_type, None)
-        except (UpstreamUnreachable, UpstreamBusy) as error:
-            await self._before_second_try(error)
-            response = await self._open(method, path, [body], content_type, None)
+        response = await self._ask(method, path, [body], content_type, None)
         with closing(response):
             return RawReply(response.status, _content_type(response), await self._read(response))
 
     async def close(self) -> None:
         await self._transport.close()
 
-    def _earn(self) -> None:
-        if not is_tried_once():
-            self._budget.earn()
-
-    async def _before_second_try(self, error: UpstreamUnreachable | UpstreamBusy) -> None:
-        """Waits until it may be made: once, where the first certainly cost the upstream nothing and the budget allows.
-        Else raises the first one's error."""
-        wait_s = getattr(error, "retry_after_s", None) or 0.0
-        if is_tried_once() or wait_s > 1.0 or not may_try_again() or not self._budget.spend():
-            raise error
-        await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
-
-    async def _complete_once(self, path: str, data: Pieces, request_id: str) -> Completion:
-        response = await self._open("POST", path, data, _JSON, request_id)
+    async def _ask(
+        self, method: str, path: str, data: Pieces, content_type: str | None, request_id: str | None
+    ) -> Response:
+        """Opens a call, and once more where the first certainly cost the upstream nothing and the budget allows."""
+        if is_tried_once():
+            return await self._open(method, path, data, content_type, request_id)
+        self._budget.earn()
         try:
-            check = check_completion if path is _CHAT else check_text_completion
-            return check(read_object(await self._read(response)))
-        finally:
-            response.close()
+            return await self._open(method, path, data, content_type, request_id)
+        except (UpstreamUnreachable, UpstreamBusy) as error:
+            wait_s = getattr(error, "retry_after_s", None) or 0.0
+            if wait_s > 1.0 or not may_try_again() or not self._budget.spend():
+                raise
+        await asyncio.sleep(max(wait_s, random.uniform(0.02, 0.1)))
+        return await self._open(method, path, data, content_type, request_id)
 
     async def _open(
         self,
