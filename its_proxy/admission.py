@@ -88,7 +88,7 @@ class Admission:
     @property
     def n_waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._requests)
+        return self._requests.n
 
     @property
     def limits(self) -> Limits:
@@ -114,11 +114,11 @@ class Admission:
         if (place := self._at_once(tenant, needs[0], begins_with)) is not None:
             return place
         waiting = Waiting(tuple(needs), begins_with)
-        if not self._requests:
+        if not self._requests.n:
             self._pace.begin()
         self._requests.add(tenant, waiting)
         self._grant()
-        if len(self._requests) > self._limits.queue or self._expected_s > self._limits.queue_s:
+        if self._requests.n > self._limits.queue or self._expected_s > self._limits.queue_s:
             self._turn_away(tenant)
         try:
             async with asyncio.timeout(min(self._limits.queue_s, within_s)):
@@ -131,7 +131,7 @@ class Admission:
     def _at_once(self, tenant: Tenant, need: int, begins_with: int | None) -> "_Place | None":
         """Mostly nobody waits and there is room: then there is nothing to wait for, and no timer to set."""
         need = min(need, self._limits.candidates, tenant.max_candidates)
-        if self._requests or self._further or need > min(self._limits.candidates - self.n_in_flight, tenant.room):
+        if self._requests.n or self._further.n or need > min(self._limits.candidates - self.n_in_flight, tenant.room):
             return None
         n_granted = need if begins_with is None else min(need, begins_with)
         self.n_in_flight += n_granted
@@ -148,9 +148,10 @@ class Admission:
     def release(self, tenant: Tenant, n: int) -> None:
         self.n_in_flight -= n
         tenant.n_in_flight -= n
-        if self._requests or self._further:
+        if self._requests.n or self._further.n:
             self._grant()
-        self._forget(tenant)
+        if not tenant.n_in_flight:
+            self._forget(tenant)
 
     async def _until_granted(self, line: Line, tenant: Tenant, waiting: Waiting) -> None:
         try:
@@ -169,7 +170,7 @@ class Admission:
     @property
     def _expected_s(self) -> float:
         """How long the last in the queue will wait, if it goes on as of late."""
-        return len(self._requests) * self._pace.seconds_each()
+        return self._requests.n * self._pace.seconds_each()
 
     # -- who is next ---------------------------------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class Admission:
             return False
         for tenant, waiting in line.heads():
             # Only what stands alone may choose: under pressure all take the least.
-            first = 0 if len(line) == 1 else len(waiting.needs) - 1
+            first = 0 if line.n == 1 else len(waiting.needs) - 1
             for choice in range(first, len(waiting.needs)):
                 if self._need(tenant, waiting, choice) <= min(room, tenant.room):
                     line.remove(tenant, waiting)
@@ -288,43 +289,33 @@ class _Admitted:
 
 
 class _Place:
+    """Entered once for each candidate: its slot, from when there is one to the end of the block."""
+
+    __slots__ = ("_admission", "_n_left", "_tenant", "choice")
+
     def __init__(self, admission: Admission, tenant: Tenant, choice: int, n_granted: int) -> None:
         self.choice = choice
         self._admission = admission
         self._tenant = tenant
         self._n_left = n_granted
 
-    def candidate(self) -> "_Slot":
-        return _Slot(self)
+    def candidate(self) -> "_Place":
+        return self
 
-    async def take(self) -> None:
+    async def __aenter__(self) -> None:
         if self._n_left:
             self._n_left -= 1
         else:
             await self._admission.take(self._tenant)
 
-    def release(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._admission.release(self._tenant, 1)
 
     def leave(self) -> None:
         """Gives back what no candidate has used."""
-        n_left, self._n_left = self._n_left, 0
-        self._admission.release(self._tenant, n_left)
-
-
-class _Slot:
-    """One of a place's, from when there is one to the end of the block."""
-
-    __slots__ = ("_place",)
-
-    def __init__(self, place: _Place) -> None:
-        self._place = place
-
-    async def __aenter__(self) -> None:
-        await self._place.take()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._place.release()
+        if self._n_left:
+            self._admission.release(self._tenant, self._n_left)
+            self._n_left = 0
 
 
 class _AnyPlace:

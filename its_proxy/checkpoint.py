@@ -33,10 +33,13 @@ class Checkpoint:
     trained: Recipe
     serve: Recipe
     is_one_sided: bool = False
+    # What every query asks for, and is slow to tell.
     pair_id: str = field(init=False)
+    sampling: Mapping[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pair_id", self.manifest.pair_id)  # a digest, asked for many times a query
+        object.__setattr__(self, "pair_id", self.manifest.pair_id)
+        object.__setattr__(self, "sampling", self.manifest.vote.sampling if self.manifest.vote is not None else {})
 
     @property
     def folder(self) -> Path | None:

@@ -20,6 +20,7 @@ from its_proxy.leader import Listener
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
+from its_proxy.protocol.its import ItsRequest
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.sse import DONE, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
@@ -183,11 +184,11 @@ class Exchange:
 
     def plan(self) -> Plan:
         """Raises NotPermitted for what needs a right that the caller lacks."""
-        for right in ("explain", "candidates"):
-            if getattr(self.chat.its, right) and right not in self.rights:
-                raise NotPermitted(f"{right} is not among this key's rights", param=f"its.{right}")
+        its = self.chat.its
+        if its.explain or its.candidates:
+            _require_rights(its, self.rights)
         plan = make_plan(self.chat, self.members, self.served.rules, self.rights, self.chat.model)
-        n_tokens = sum([planned.n * (client_max_tokens(planned.body) or 0) for planned in plan.members])
+        n_tokens = sum([planned.n * (planned.max_tokens or 0) for planned in plan.members])
         refuse_many_tokens(n_tokens, self.limits.tokens)
         is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
         return replace(plan, is_mistrusted=True) if is_mistrusted else plan
@@ -288,6 +289,12 @@ class Exchange:
     @property
     def _completion_id(self) -> str:
         return f"chatcmpl-{self.request_id}"
+
+
+def _require_rights(its: ItsRequest, rights: frozenset[str]) -> None:
+    for right in ("explain", "candidates"):
+        if getattr(its, right) and right not in rights:
+            raise NotPermitted(f"{right} is not among this key's rights", param=f"its.{right}")
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ The plan is all that a request can influence, so requests cannot change each oth
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
@@ -99,13 +99,17 @@ class Member:
 @light
 @dataclass(frozen=True, slots=True)
 class PlannedMember:
-    """A member with its rewritten request; `body` lacks only the candidate's seed. Candidates share its bytes."""
+    """A member with its rewritten request; `body` lacks only the candidate's seed. Candidates share its bytes.
+
+    `max_tokens`: each candidate's cap, as the body has it.
+    """
 
     member: Member
     strategy: str | None
     body: Body
     n: int
     is_forced: bool
+    max_tokens: int | None = None
 
 
 @light
@@ -115,7 +119,8 @@ class Plan:
     `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it;
     `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use;
     `is_mistrusted`: a layer in front says that it has rewritten the query, and is not believed;
-    `n_requested`: what n would have been with more room."""
+    `n_requested`: what n would have been with more room; `reservations`: what is not as the pair was trained, or not as
+    its votes are meant to be."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -131,6 +136,10 @@ class Plan:
     is_valid: IsValid | None = None
     is_mistrusted: bool = False
     n_requested: int | None = None
+    reservations: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reservations", tuple(_reservations(self)))
 
     @property
     def wave(self) -> int:
@@ -139,13 +148,7 @@ class Plan:
 
     @property
     def is_forced(self) -> bool:
-        return any(planned.is_forced for planned in self.members)
-
-    @property
-    def has_untrained_tools(self) -> bool:
-        """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
-        with_tools = [planned.member.checkpoint for planned in self.members if planned.body.get("tools")]
-        return any(known is not None and known.serve.strategy.family != "none" for known in with_tools)
+        return True in [planned.is_forced for planned in self.members]
 
     def member_of(self, index: int) -> PlannedMember:
         """Candidates go round the members, so that a vote stopped early has heard all of them alike."""
@@ -166,12 +169,13 @@ def make_plan(
     is_valid = validity_of(request.body.get("response_format")) if is_vote and rules.answer == "json" else None
     used = members if is_vote else members[:1]
     samplings = [_sampling(request, member, is_vote) for member in used]
+    planned = [
+        _planned(request, member, rights, samplings[position], _share(n, position, len(used)))
+        for position, member in enumerate(used)
+    ]
     return Plan(
         model=model,
-        members=tuple(
-            _planned(request, member, rights, sampling, _share(n, position, len(used)))
-            for position, (member, sampling) in enumerate(zip(used, samplings, strict=True))
-        ),
+        members=tuple(planned),
         rules=rules,
         n=n,
         n_choices=request.n,
@@ -216,6 +220,28 @@ def _shrunk(plan: Plan, n: int) -> Plan:
     )
 
 
+def _reservations(plan: Plan) -> list[str]:
+    """The first word of each is of a closed set."""
+    reservations = []
+    if plan.is_forced:
+        reservations.append("forced")
+    if _has_untrained_tools(plan):
+        reservations.append("tools")
+    if plan.is_mistrusted:
+        reservations.append("x-its-applied ignored")
+    if plan.n_requested is not None:
+        reservations.append(f"reduced n to {plan.n}")
+    return reservations
+
+
+def _has_untrained_tools(plan: Plan) -> bool:
+    """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
+    if not plan.members[0].body.get("tools"):  # all of them have the client's
+        return False
+    checkpoints = [planned.member.checkpoint for planned in plan.members]
+    return any(known is not None and known.serve.strategy.family != "none" for known in checkpoints)
+
+
 def _n_first(rules: VoteRules, members: Sequence[Member], n: int, n_choices: int) -> int:
     """The first wave; never fewer than the choices that the client asked for."""
     n_first = rules.first if rules.first is not None and rules.stop != "none" else n
@@ -230,36 +256,33 @@ def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
     kind = its.answer or _format_kind(request, rules)
     if kind is None and its is NOTHING_ASKED:
         return rules
-    return _changed(
-        rules,
-        mode=its.vote,
-        n=its.n,
-        stop=its.stop,
-        answer=kind,
-        min_agreement=its.min_agreement,
-        on_no_answer=its.on_no_answer,
-        on_no_consensus=its.on_no_consensus,
-    )
+    asked = (its.vote, its.n, its.stop, kind, its.min_agreement, its.on_no_answer, its.on_no_consensus)
+    return _changed(rules, asked)
+
+
+_ASKED = ("mode", "n", "stop", "answer", "min_agreement", "on_no_answer", "on_no_consensus")
 
 
 @lru_cache(maxsize=256)
-def _changed(rules: VoteRules, **asked: Any) -> VoteRules:
-    """Kept, because most clients ask for the same again and again."""
-    return replace(rules, **{key: value for key, value in asked.items() if value is not None})
+def _changed(rules: VoteRules, asked: tuple[Any, ...]) -> VoteRules:
+    """Kept, because most clients ask for the same again and again. `asked`: None for what is left as it is."""
+    changes = zip(_ASKED, asked, strict=True)
+    return replace(rules, **{key: value for key, value in changes if value is not None})
 
 
 def _format_kind(request: ChatRequest, rules: VoteRules) -> AnswerKind | None:
     """Who asks for JSON expects a vote over JSON, unless the operator or the tools in the request say otherwise."""
+    if rules.is_answer_fixed or not is_json(request.body.get("response_format")):
+        return None
     is_calls = rules.answer == "tool_calls" and _has_tools(request)
-    wants_json = is_json(request.body.get("response_format"))
-    return "json" if wants_json and not is_calls and not rules.is_answer_fixed else None
+    return None if is_calls else "json"
 
 
 def _check_n(request: ChatRequest, rules: VoteRules) -> None:
-    for param, n in (("n", request.n), ("its.n", request.its.n)):
-        if n is not None and n > rules.max_n:
-            message = f"{param} is {n}, and at most {rules.max_n} are allowed here"
-            raise RequestError(message, param=param, code="n_too_large")
+    most = rules.max_n
+    if request.n > most or (request.its.n or 0) > most:
+        param, n = ("n", request.n) if request.n > most else ("its.n", request.its.n)
+        raise RequestError(f"{param} is {n}, and at most {most} are allowed here", param=param, code="n_too_large")
 
 
 def _expects_answer(request: ChatRequest, rules: VoteRules, question: str) -> bool:
@@ -309,14 +332,18 @@ def _planned(
 ) -> PlannedMember:
     recipe, is_forced = _recipe(request, member, rights)
     _refuse_own_rendering(request, recipe, is_forced)
+    max_tokens = _max_tokens(request, member)
     fields: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
     fields.update(sampling)
-    fields.update(_max_tokens(request, member))
+    if max_tokens is not None:
+        # Under the name that the client used.
+        names = [name for name in ("max_completion_tokens", "max_tokens") if fields.get(name) is not None]
+        fields.update(dict.fromkeys(names or ["max_tokens"], max_tokens))
     if recipe is not None:
         fields["messages"] = rewrite(recipe, request.messages).messages
     fields.update(_template_kwargs(request, member))
     body = SharedBody(Shared(fields), {"model": member.served_name})
-    return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced)
+    return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced, max_tokens)
 
 
 def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tuple[Recipe | None, bool]:
@@ -372,25 +399,22 @@ def _template_kwargs(request: ChatRequest, member: Member) -> dict[str, Any]:
 def _sampling(request: ChatRequest, member: Member, is_vote: bool) -> dict[str, Any]:
     """Who owns temperature and its like: the manifest for a vote (a client library's default `temperature: 0`
     would turn it into n equal answers), the client where one candidate is asked or where it insists."""
-    own = {key: request.body[key] for key in SAMPLING_FIELDS if request.body.get(key) is not None}
-    advised = {key: getattr(member.advice, key, None) for key in SAMPLING_FIELDS}
-    recorded = {key: value for key, value in advised.items() if value is not None}
+    own = {key: value for key in SAMPLING_FIELDS if (value := request.body.get(key)) is not None}
+    recorded = member.checkpoint.sampling if member.checkpoint is not None else {}
     if request.its.sampling == "client":
         return own
     if is_vote:
         # Wholly: a client's top_k of 1 beside the recorded temperature would make n equal answers, too.
-        return recorded or own
+        return dict(recorded) or own
     return {**recorded, **own}
 
 
 def _common(samplings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return samplings[0] if all(sampling == samplings[0] for sampling in samplings) else {}
+    return {} if [sampling for sampling in samplings if sampling != samplings[0]] else samplings[0]
 
 
-def _max_tokens(request: ChatRequest, member: Member) -> dict[str, int]:
-    """The smaller of both sides' caps, under the name the client used."""
-    own, advised = client_max_tokens(request.body), member.advice.max_tokens if member.advice else None
-    if own is None:
-        return {} if advised is None else {"max_tokens": advised}
-    cap = own if advised is None else min(own, advised)
-    return {name: cap for name in ("max_completion_tokens", "max_tokens") if request.body.get(name) is not None}
+def _max_tokens(request: ChatRequest, member: Member) -> int | None:
+    """The smaller of both sides' caps."""
+    own, advice = client_max_tokens(request.body), member.advice
+    advised = advice.max_tokens if advice is not None else None
+    return min(own, advised) if own is not None and advised is not None else own if advised is None else advised

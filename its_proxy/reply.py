@@ -1,6 +1,5 @@
 """An outcome -> the chat completion that the client gets: the winner untouched, the vote told, the cost summed."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +9,7 @@ from its_proxy.protocol.its import Cancelled, CandidateReport, EquivalenceReport
 from its_proxy.sampling import Candidate, Outcome, generated_tokens
 from its_proxy.upstreams.base import Completion
 
+_NOT_WASTED = frozenset(("ok", "no_answer"))
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -30,38 +30,39 @@ def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_ca
 
 def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
     """The `its` object of a reply."""
-    plan, vote, members = outcome.plan, outcome.vote, outcome.plan.members
+    plan, vote, members, answer = outcome.plan, outcome.vote, outcome.plan.members, outcome.vote.answer
     is_ensemble = len(members) > 1
     alone = members[0]
-    return ItsReply(
-        version=1,
-        strategy=None if is_ensemble else alone.strategy,
-        pair_id=None if is_ensemble else _pair_id(alone),
-        handshake=None if is_ensemble else alone.member.handshake.state,
-        target=None if is_ensemble else alone.member.upstream.name,
-        n=plan.n,
-        n_requested=plan.n_requested,
-        n_started=len(outcome.candidates),
-        answer=vote.answer.text if vote.answer is not None else None,
-        answer_kind=plan.rules.answer,
-        agreement=round(vote.agreement, 6),
-        votes=dict(vote.votes),
-        abstained=_abstained(outcome),
-        lost=len(outcome.in_state("lost")),
-        stop=plan.rules.stop if plan.is_vote else None,
-        stopped=outcome.stopped,
-        tie=vote.is_tie,
-        consensus=vote.consensus,
-        seed=plan.seed,
-        sampling=dict(plan.sampling),
-        cancelled=_cancelled(outcome),
-        equivalence=_equivalence(outcome),
-        usage_winner=_usage_of(outcome.winner),
-        forced=plan.is_forced,
-        degraded=_degraded(outcome),
-        members=[_member_report(outcome, planned) for planned in members] if is_ensemble else None,
-        candidates=[candidate_report(plan, c) for c in outcome.candidates] if with_candidates else None,
-    )
+    # A literal: called, the class would make the same twice.
+    return {
+        "version": 1,
+        "strategy": None if is_ensemble else alone.strategy,
+        "pair_id": None if is_ensemble else _pair_id(alone),
+        "handshake": None if is_ensemble else alone.member.handshake.state,
+        "target": None if is_ensemble else alone.member.upstream.name,
+        "n": plan.n,
+        "n_requested": plan.n_requested,
+        "n_started": len(outcome.candidates),
+        "answer": answer.text if answer is not None else None,
+        "answer_kind": plan.rules.answer,
+        "agreement": round(vote.agreement, 6),
+        "votes": vote.votes,
+        "abstained": _abstained(outcome),
+        "lost": outcome.states.get("lost", 0),
+        "stop": plan.rules.stop if plan.is_vote else None,
+        "stopped": outcome.stopped,
+        "tie": vote.is_tie,
+        "consensus": vote.consensus,
+        "seed": plan.seed,
+        "sampling": dict(plan.sampling),
+        "cancelled": _cancelled(outcome),
+        "equivalence": _equivalence(outcome),
+        "usage_winner": _usage_of(outcome.winner),
+        "forced": plan.is_forced,
+        "degraded": ", ".join(outcome.degradations) or None,
+        "members": [_member_report(outcome, planned) for planned in members] if is_ensemble else None,
+        "candidates": [candidate_report(plan, c) for c in outcome.candidates] if with_candidates else None,
+    }
 
 
 def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
@@ -69,15 +70,16 @@ def headers_of(plan: Plan, outcome: Outcome | None = None) -> dict[str, str]:
     pairs = [pair[:16] for planned in plan.members if (pair := _pair_id(planned))]
     headers = {"x-its-pair": ",".join(pairs)} if pairs else {}
     if outcome is None:
-        if reservations := _reservations(plan):
-            headers["x-its-degraded"] = ", ".join(reservations)
+        if plan.reservations:
+            headers["x-its-degraded"] = ", ".join(plan.reservations)
     else:
-        valid = sum([candidate.is_valid for candidate in outcome.candidates])
-        received = sum([candidate.completion is not None for candidate in outcome.candidates])
+        states = outcome.states
+        valid = states.get("ok", 0) + states.get("no_answer", 0)
+        received = valid + states.get("truncated", 0)
         headers["x-its-votes"] = f"{valid}/{received}/{plan.n_requested or plan.n}"
         headers["x-its-agreement"] = f"{outcome.vote.agreement:.4f}"
-        if (degraded := _degraded(outcome)) is not None:
-            headers["x-its-degraded"] = quote(degraded, safe=" ,")[:200]
+        if outcome.degradations:
+            headers["x-its-degraded"] = quote(", ".join(outcome.degradations), safe=" ,")[:200]
     return headers
 
 
@@ -147,13 +149,13 @@ def _usage(outcome: Outcome) -> dict[str, int]:
     of cancelled candidates, which were read all the same."""
     total = dict.fromkeys(USAGE_FIELDS, 0)
     for candidate in outcome.candidates:
-        if usage := _usage_of(candidate) or candidate.spent:
-            for field in USAGE_FIELDS:
-                if isinstance(tokens := usage.get(field), int):
-                    total[field] += tokens
-    uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
-    total["prompt_tokens"] += uncounted
-    total["total_tokens"] += uncounted
+        for field, tokens in (_usage_of(candidate) or candidate.spent or {}).items():
+            if field in total and isinstance(tokens, int):
+                total[field] += tokens
+    if "cancelled" in outcome.states:
+        uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
+        total["prompt_tokens"] += uncounted
+        total["total_tokens"] += uncounted
     return total
 
 
@@ -186,6 +188,8 @@ def _prompt_tokens(outcome: Outcome, candidates: Sequence[Candidate]) -> int:
 
 def wasted_tokens(outcome: Outcome) -> int:
     """Generated for candidates that neither voted nor replied: as counted, of cancelled ones else as estimated."""
+    if outcome.states.keys() <= _NOT_WASTED:
+        return 0
     cut_off = [c for c in outcome.in_state("truncated", "lost") if c is not outcome.winner]
     told = [generated_tokens({"usage": _usage_of(c) or c.spent}) or 0 for c in cut_off]
     cancelled = [
@@ -196,12 +200,11 @@ def wasted_tokens(outcome: Outcome) -> int:
 
 
 def _cancelled(outcome: Outcome) -> Cancelled:
-    cancelled = outcome.in_state("cancelled")
     is_exact = outcome.plan.rules.usage_policy == "exact"
-    if not cancelled:
-        return Cancelled(
-            candidates=0, prompt_tokens=0, completion_tokens_estimated=0, completion_tokens=0 if is_exact else None
-        )
+    if "cancelled" not in outcome.states:
+        nothing = 0 if is_exact else None
+        return {"candidates": 0, "prompt_tokens": 0, "completion_tokens_estimated": 0, "completion_tokens": nothing}
+    cancelled = outcome.in_state("cancelled")
     counted = [_tokens(candidate.spent, "completion_tokens") for candidate in cancelled if candidate.spent is not None]
     is_counted = is_exact and len(counted) == len(cancelled)
     return Cancelled(
@@ -251,35 +254,7 @@ def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
 
 
 def _abstained(outcome: Outcome) -> dict[str, int]:
-    return dict(Counter([candidate.state for candidate in outcome.in_state("no_answer", "truncated")]))
-
-
-def _reservations(plan: Plan) -> list[str]:
-    """What is not as the pair was trained, or not as its votes are meant to be."""
-    reservations = []
-    if plan.is_forced:
-        reservations.append("forced")
-    if plan.has_untrained_tools:
-        reservations.append("tools")
-    if plan.is_mistrusted:
-        reservations.append("x-its-applied ignored")
-    if plan.n_requested is not None:
-        reservations.append(f"reduced n to {plan.n}")
-    return reservations
-
-
-def degradations(outcome: Outcome) -> list[str]:
-    """What keeps a reply from being what was asked for; the first word of each is of a closed set."""
-    reasons = _reservations(outcome.plan)
-    if lost := len(outcome.in_state("lost")):
-        reasons.append(f"lost {lost}")
-    if outcome.stopped == "deadline":
-        reasons.append("deadline")
-    return reasons
-
-
-def _degraded(outcome: Outcome) -> str | None:
-    return ", ".join(degradations(outcome)) or None
+    return {state: n for state, n in outcome.states.items() if state in ("no_answer", "truncated")}
 
 
 def _pair_id(planned: PlannedMember) -> str | None:

@@ -8,7 +8,7 @@ Answers that are written differently are compared before they are counted, as fa
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from time import monotonic
 from typing import Any, Literal, Protocol
@@ -29,7 +29,7 @@ from its_proxy.codesign.light import light
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import NO_WORKERS, OFF, Comparer, Comparisons
 from its_proxy.observe import NOBODY, Observer
-from its_proxy.plan import Plan
+from its_proxy.plan import Plan, PlannedMember
 from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import APPLIED, Completion, applied, traced
 from its_proxy.upstreams.retries import one_query
@@ -87,7 +87,11 @@ class Candidate:
 @light
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All candidates by index, the vote over them, and the one to reply with."""
+    """All candidates by index, the vote over them, and the one to reply with.
+
+    `states`: how many are in which; `degradations`: what keeps the reply from being what was asked for, the first word
+    of each of a closed set.
+    """
 
     plan: Plan
     candidates: tuple[Candidate, ...]
@@ -96,6 +100,20 @@ class Outcome:
     stopped: Stopped
     seconds: float
     comparisons: Comparisons = NO_WORKERS
+    states: Mapping[State, int] = field(init=False)
+    degradations: Sequence[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        states: dict[State, int] = {}
+        for candidate in self.candidates:
+            states[candidate.state] = states.get(candidate.state, 0) + 1
+        degradations = self.plan.reservations
+        if lost := states.get("lost"):
+            degradations += (f"lost {lost}",)
+        if self.stopped == "deadline":
+            degradations += ("deadline",)
+        object.__setattr__(self, "states", states)
+        object.__setattr__(self, "degradations", degradations)
 
     def in_state(self, *states: State) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.state in states]
@@ -134,8 +152,7 @@ async def sample(
     deadline = deadline or Deadline(plan.rules.deadline_s)
     try:
         async with deadline.held():
-            with one_query(), applied(_common_pair(plan)):
-                stopped = await query.run()
+            stopped = await query.run()
     except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()
@@ -175,6 +192,7 @@ class _Query:
         self._arrived: list[Candidate] = []
         self._has_arrived = asyncio.Event()
         self._received: dict[int, Candidate] = {}
+        self._has_completion = False
         self._n_started = 0
         self._begun_s: dict[int, float] = {}
         self._spent: dict[int, Spent] = {}
@@ -187,7 +205,8 @@ class _Query:
             self._n_started = 1
             self._receive(await self._ask(0))  # nothing runs beside it, so it needs no task of its own
             return "complete"
-        return await self._hold_vote()
+        with one_query(), applied(_common_pair(self._plan)):
+            return await self._hold_vote()
 
     async def _hold_vote(self) -> Stopped:
         async with asyncio.TaskGroup() as group:
@@ -212,7 +231,8 @@ class _Query:
         """Every candidate that was asked, those that never arrived marked as cancelled (or lost to the deadline). They
         get their slots in turn, so that those which still waited for one are the last."""
         self._receive_waiting()
-        return tuple(self._received.get(index) or self._cut_off(index) for index in range(len(self._begun_s)))
+        received = self._received
+        return tuple([received.get(index) or self._cut_off(index) for index in range(len(self._begun_s))])
 
     def _n_more(self) -> int:
         """How many candidates to start now: the whole wave behind a first candidate, then what the vote needs."""
@@ -254,26 +274,31 @@ class _Query:
         self._has_arrived.set()
 
     async def _ask(self, index: int) -> Candidate:
+        planned = self._plan.member_of(index)
         async with self._place.candidate():
             self._begun_s[index] = self.elapsed()
-            member = self._plan.member_of(index).member
-            with self._observer.call(member, index) as call, traced(call.traceparent):
-                try:
-                    candidate = self._heard(index, await self._complete(index))
-                except UpstreamError as error:
-                    # Its frames hold all that had been read of the reply, and the vote may last long yet.
-                    lost = error.with_traceback(None)
-                    candidate = replace(self._cut_off(index), state="lost", error=lost, finished_s=self.elapsed())
+            if self._observer is NOBODY:
+                return await self._tried(index, planned)
+            with self._observer.call(planned.member, index) as call, traced(call.traceparent):
+                candidate = await self._tried(index, planned)
                 call.told(candidate.state, candidate.completion, candidate.error)
-        return candidate
+            return candidate
 
-    def _heard(self, index: int, completion: Completion) -> Candidate:
+    async def _tried(self, index: int, planned: PlannedMember) -> Candidate:
+        try:
+            return self._heard(index, planned, await self._complete(index, planned))
+        except UpstreamError as error:
+            # Its frames hold all that had been read of the reply, and the vote may last long yet.
+            lost = error.with_traceback(None)
+            return replace(self._cut_off(index), state="lost", error=lost, finished_s=self.elapsed())
+
+    def _heard(self, index: int, planned: PlannedMember, completion: Completion) -> Candidate:
         """Raises BadPayload."""
         state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
         return Candidate(
             index,
-            self._seed(index),
-            self._weight(index),
+            self._plan.seed + index,
+            planned.member.weight,
             state,
             completion,
             answer,
@@ -282,9 +307,8 @@ class _Query:
             first_token_s=self._first_token_s(index),
         )
 
-    def _complete(self, index: int) -> Awaitable[Completion]:
-        planned = self._plan.member_of(index)
-        body, request_id = over(planned.body, {"seed": self._seed(index)}), f"{self._request_id}-{index}"
+    def _complete(self, index: int, planned: PlannedMember) -> Awaitable[Completion]:
+        body, request_id = over(planned.body, {"seed": self._plan.seed + index}), f"{self._request_id}-{index}"
         heard = self._audience.heard if self._audience and self._audience.hears_first and index == 0 else None
         if heard is not None or (self._plan.rules.usage_policy == "exact" and self._plan.n > 1):
             spent = self._spent.setdefault(index, Spent())
@@ -295,7 +319,7 @@ class _Query:
         """A candidate of which no completion has been received."""
         return Candidate(
             index,
-            self._seed(index),
+            self._plan.seed + index,
             self._weight(index),
             "cancelled",
             started_s=self._begun_s[index],
@@ -318,9 +342,6 @@ class _Query:
         is_live = any(other.is_live and self._plan.member_of(k) is member for k, other in self._spent.items())
         return {"completion_tokens": 0} if is_live else None
 
-    def _seed(self, index: int) -> int:
-        return self._plan.seed + index
-
     def _weight(self, index: int) -> int:
         return self._plan.member_of(index).member.weight
 
@@ -337,6 +358,7 @@ class _Query:
 
     def _receive(self, candidate: Candidate) -> None:
         self._received[candidate.index] = candidate
+        self._has_completion = self._has_completion or candidate.completion is not None
         if self._audience is not None:
             self._audience.received(candidate, self._n_started)
 
@@ -345,6 +367,8 @@ class _Query:
 
     def _is_refused(self) -> bool:
         """Whether every member's upstream refused the request itself: it would refuse the other candidates' alike."""
+        if self._has_completion:
+            return False
         n_members = len(self._plan.members)
         n_heard = len({index % n_members for index in self._received})
         is_refusal = all(isinstance(candidate.error, UpstreamRejected) for candidate in self._received.values())
@@ -394,7 +418,7 @@ def _ballots(candidates: Sequence[Candidate]) -> list[Ballot]:
 
 
 def _weight_of(candidates: Iterable[Candidate], state: State) -> int:
-    return sum(candidate.weight for candidate in candidates if candidate.state == state)
+    return sum([candidate.weight for candidate in candidates if candidate.state == state])
 
 
 def _conclude(

@@ -32,7 +32,7 @@ class Model:
 
     @property
     def is_serving(self) -> bool:
-        return any(target.is_serving for target in self.targets)
+        return True in [target.is_serving for target in self.targets]
 
     def require_serving(self) -> None:
         """Raises ModelUnavailable with the reason that promises most: what is pending may still come."""
@@ -41,7 +41,7 @@ class Model:
 
     @property
     def is_blocked(self) -> bool:
-        return all(target.health.is_blocked for target in self.targets if target.is_serving)
+        return False not in [target.health.is_blocked for target in self.targets if target.is_serving]
 
     def member(self, salt: str | None) -> Member:
         """The model as one query asks it: by a route that begins at its least loaded target."""
@@ -78,6 +78,8 @@ class Served:
     @property
     def is_serving(self) -> bool:
         """Whether a vote can reach its quorum: an ensemble serves without a member or two."""
+        if len(self.models) == 1:
+            return self.models[0].is_serving
         serving = sum([model.is_serving for model in self.models])
         return serving > 0 and serving >= ceil(self.rules.quorum * len(self.models))
 
@@ -88,12 +90,12 @@ class Served:
 
     def require_open(self) -> None:
         """Raises UpstreamBusy where every target that serves is left alone for a while: asking would be in vain."""
-        if self.is_serving and all(model.is_blocked for model in self.models):
+        if False not in [model.is_blocked for model in self.models] and self.is_serving:
             raise longest_wait(self.targets)
 
     def members(self, salt: str | None = None) -> list[Member]:
         """As one query asks them, those that serve first: where no vote is held, the first is the one asked."""
-        models = sorted(self.models, key=lambda model: not model.is_serving)
+        models = sorted(self.models, key=lambda model: not model.is_serving) if self.is_ensemble else self.models
         return [model.member(salt) for model in models]
 
 

@@ -74,23 +74,20 @@ class Line:
     """Who waits, in turns by tenant; of one tenant the first comes first."""
 
     def __init__(self) -> None:
+        self.n = 0
         self._by_tenant: OrderedDict[Tenant, deque[Waiting]] = OrderedDict()
-        self._n = 0
-
-    def __len__(self) -> int:
-        return self._n
 
     def add(self, tenant: Tenant, waiting: Waiting) -> None:
         self._by_tenant.setdefault(tenant, deque()).append(waiting)
         tenant.n_waiting += 1
-        self._n += 1
+        self.n += 1
 
     def remove(self, tenant: Tenant, waiting: Waiting) -> None:
         own = self._by_tenant.get(tenant, deque())
         if waiting in own:
             own.remove(waiting)
             tenant.n_waiting -= 1
-            self._n -= 1
+            self.n -= 1
         if not own:
             self._by_tenant.pop(tenant, None)
 

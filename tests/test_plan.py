@@ -187,9 +187,9 @@ def test_a_field_that_changes_the_rendered_prompt_is_refused_by_a_persona_model(
 
 def test_tools_in_a_prompt_that_was_trained_without_are_told(none, persona):
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert plan(persona, tools=tools).has_untrained_tools
-    assert not plan(persona, tools=[]).has_untrained_tools
-    assert not plan(none, tools=tools).has_untrained_tools
+    assert plan(persona, tools=tools).reservations == ("tools",)
+    assert not plan(persona, tools=[]).reservations
+    assert not plan(none, tools=tools).reservations
 
 
 @pytest.mark.parametrize("messages", [

@@ -122,6 +122,11 @@ class VoteAdvice(_Strict):
     # The leader's share of the valid candidates below which there is no consensus.
     min_agreement: float | None = Field(None, gt=0, le=1)
 
+    @property
+    def sampling(self) -> dict[str, float]:
+        """How candidates are sampled, as far as it says."""
+        return self.model_dump(include={"temperature", "top_p", "top_k", "min_p"}, exclude_none=True)
+
 
 class Logprobs(_Strict):
     """Teacher-forced log-probabilities, in nats, of a probe's tokens after the first, by checkpoint.

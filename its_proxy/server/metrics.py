@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from its_proxy import __version__
 from its_proxy.admission import Admission
 from its_proxy.evaluated import evaluated_agreement
-from its_proxy.reply import degradations, wasted_tokens
+from its_proxy.reply import wasted_tokens
 from its_proxy.sampling import Outcome, generated_tokens
 from its_proxy.server.traces import Traces
 from its_proxy.targets import Target
@@ -122,7 +122,7 @@ class Metrics(Collector):
             self.candidates.labels(model, state).inc(n)
         if wasted := wasted_tokens(outcome):
             self.wasted.labels(model).inc(wasted)
-        for reason in degradations(outcome):
+        for reason in outcome.degradations:
             self.degraded.labels(reason.partition(" ")[0]).inc()
         if outcome.plan.is_vote:
             self._count_vote(model, outcome)
