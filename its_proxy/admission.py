@@ -17,13 +17,14 @@ Everything here belongs to one event loop and never waits under a lock: slots ar
 import asyncio
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol, TypeAlias, get_args
 
 from its_proxy.codesign.errors import NotAdmitted
+from its_proxy.codesign.light import light
 from its_proxy.waiting import Line, Pace, Tenant, Waiting
 
 Reason: TypeAlias = Literal["rate", "own_candidates", "queue_full", "queue_time"]
@@ -109,10 +110,8 @@ class Admission:
     async def place(
         self, name: str, limits: CallerLimits, needs: Sequence[int], begins_with: int | None, within_s: float
     ) -> "_Place":
-        """Waits for it; whoever cancels the wait frees the place in the queue."""
+        """Waits for it, where there was none at once; whoever cancels the wait frees the place in the queue."""
         tenant = self._tenant(name, limits)
-        if (place := self._at_once(tenant, needs[0], begins_with)) is not None:
-            return place
         waiting = Waiting(tuple(needs), begins_with)
         if not self._requests.n:
             self._pace.begin()
@@ -128,8 +127,9 @@ class Admission:
         self.n_reduced += waiting.choice > 0
         return _Place(self, tenant, waiting.choice, waiting.n_granted)
 
-    def _at_once(self, tenant: Tenant, need: int, begins_with: int | None) -> "_Place | None":
+    def place_at_once(self, name: str, limits: CallerLimits, need: int, begins_with: int | None) -> "_Place | None":
         """Mostly nobody waits and there is room: then there is nothing to wait for, and no timer to set."""
+        tenant = self._tenant(name, limits)
         need = min(need, self._limits.candidates, tenant.max_candidates)
         if self._requests.n or self._further.n or need > min(self._limits.candidates - self.n_in_flight, tenant.room):
             return None
@@ -260,6 +260,7 @@ class Admission:
                 del self._tenants[name]
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class _Door:
     admission: Admission
@@ -269,20 +270,27 @@ class _Door:
     def admitted(
         self, needs: Sequence[int], begins_with: int | None = None, within_s: float = inf
     ) -> AbstractAsyncContextManager[Place]:
-        return _Admitted(self.admission.place(self.tenant, self.limits, needs, begins_with, within_s))
+        return _Admitted(self, needs, begins_with, within_s)
 
 
 class _Admitted:
     """A place from when there is one to the end of the block."""
 
-    __slots__ = ("_coming", "_place")
+    __slots__ = ("_begins_with", "_door", "_needs", "_place", "_within_s")
 
-    def __init__(self, coming: "Coroutine[None, None, _Place]") -> None:
-        self._coming = coming
+    def __init__(self, door: _Door, needs: Sequence[int], begins_with: int | None, within_s: float) -> None:
+        self._door = door
+        self._needs = needs
+        self._begins_with = begins_with
+        self._within_s = within_s
 
     async def __aenter__(self) -> Place:
-        self._place = await self._coming
-        return self._place
+        door, needs, begins_with = self._door, self._needs, self._begins_with
+        place = door.admission.place_at_once(door.tenant, door.limits, needs[0], begins_with)
+        if place is None:
+            place = await door.admission.place(door.tenant, door.limits, needs, begins_with, self._within_s)
+        self._place = place
+        return place
 
     async def __aexit__(self, *_: object) -> None:
         self._place.leave()

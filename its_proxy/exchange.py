@@ -63,7 +63,7 @@ class Front:
     @classmethod
     def said(cls, header: str | None, *, is_trusted: bool) -> "Front":
         """By a request's header; an empty one says nothing, so that a layer between can empty what clients send."""
-        return cls(header or None, is_trusted)
+        return cls(header, is_trusted) if header else NO_FRONT
 
     @property
     def mark(self) -> str | None:
@@ -90,6 +90,7 @@ class Front:
 NO_FRONT = Front()
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one request may ask for: choices of what is passed through, and tokens of all its candidates together."""
@@ -128,7 +129,7 @@ class Exchange:
     def is_passed_through(self) -> bool:
         """No manifest, or a layer in front has applied it: the request goes on as it came."""
         has_manifest = self.served.checkpoint is not None or self.served.is_ensemble
-        return not has_manifest or self.front.has_applied(self.served)
+        return not has_manifest or (self.front is not NO_FRONT and self.front.has_applied(self.served))
 
     async def reply(self) -> Reply:
         """The whole answer; or, where it is asked to `explain`, the plan for it."""

@@ -156,7 +156,9 @@ async def sample(
     except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()
-    comparisons = await _compare(plan, candidates, comparer, max(0.0, deadline.left_s))
+    comparisons = NO_WORKERS
+    if plan.is_vote:
+        comparisons = await _compare(plan, candidates, comparer, max(0.0, deadline.left_s))
     return _conclude(plan, candidates, stopped, seconds, comparisons)
 
 
@@ -172,7 +174,7 @@ async def _compare(
     """All that were received, whatever stopped the vote: so classes and agreement depend on nothing else."""
     if plan.rules.equivalence == "off":
         return OFF
-    if comparer is None or not plan.is_vote:
+    if comparer is None:
         return NO_WORKERS
     return await comparer.compare_all([ballot.answer for ballot in _ballots(candidates)], within_s)
 
@@ -329,9 +331,7 @@ class _Query:
 
     def _first_token_s(self, index: int) -> float | None:
         spent = self._spent.get(index)
-        if spent is None or spent.first_token_at is None:
-            return None
-        return spent.first_token_at - self._started_at
+        return None if spent is None or spent.first_token_at is None else spent.first_token_at - self._started_at
 
     def _spent_by(self, index: int) -> dict[str, Any] | None:
         """The last count. Of a server that counts along, silence means that nothing has been generated yet."""

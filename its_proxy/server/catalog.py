@@ -61,13 +61,16 @@ class Catalog:
 
         `traits`: what an alias may stick to, by kind. Raises ModelNotFound.
         """
+        known = self.served.get(name)
+        if known is not None and name not in self.aliases:
+            return known, {}
         if (served := await self._find(name, traits)) is not None:
             return served, {}
         base, separator, suffix = name.rpartition(SUFFIX)
         if separator and (served := await self._find(base, traits)) is not None:
             return served, _suffix_overrides(suffix)
-        known = ", ".join(sorted({*self.aliases, *self.served})[:8]) or "none"
-        raise ModelNotFound(f"no model named {name[:200]!r} is served here", param="model", hint=f"served: {known}")
+        names = ", ".join(sorted({*self.aliases, *self.served})[:8]) or "none"
+        raise ModelNotFound(f"no model named {name[:200]!r} is served here", param="model", hint=f"served: {names}")
 
     async def cards(self) -> list[dict[str, Any]]:
         """`GET /v1/models`: every name one may ask for, with its pair and the state of its handshake."""

@@ -57,18 +57,18 @@ async def converse(
     asking: Callable[[ChatRequest, Asked, Front], Asked] = as_chat,
 ) -> Response | Stream:
     """Answers a request that has been read. `asking`: how its route asks a model; raises what forbids it."""
-    tenant = tenant_of(request, caller, chat.body)
-    door, salt = door_of(request, caller, tenant), caller.salt(tenant)
+    salt = caller.salt(tenant_of(request, caller, chat.body))
+    door = door_of(request, caller, salt)
     served, chat = await _resolve(request, chat, caller)
     front, members = front_of(request, caller), served.members(salt)
     try:
-        return await _answer(request, chat, asking(chat, (served, members), front), caller, door)
+        return await _answer(request, chat, asking(chat, (served, members), front), caller, door, front)
     except (UpstreamError, QuorumLost):
         again, _ = await _resolve(request, chat, caller)
         if again is served or request.stream is not None or any(_was_begun(member) for member in members):
             raise
         # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
-        return await _answer(request, chat, asking(chat, (again, again.members(salt)), front), caller, door)
+        return await _answer(request, chat, asking(chat, (again, again.members(salt)), front), caller, door, front)
 
 
 async def _resolve(request: Request, chat: ChatRequest, caller: Caller) -> tuple[Served, ChatRequest]:
@@ -89,7 +89,9 @@ def _was_begun(member: Member) -> bool:
     return isinstance(member.upstream, Route) and member.upstream.was_begun
 
 
-async def _answer(request: Request, chat: ChatRequest, asked: Asked, caller: Caller, door: Door) -> Response | Stream:
+async def _answer(
+    request: Request, chat: ChatRequest, asked: Asked, caller: Caller, door: Door, front: Front
+) -> Response | Stream:
     served, members = asked
 
     def count(outcome: Outcome) -> None:
@@ -103,7 +105,7 @@ async def _answer(request: Request, chat: ChatRequest, asked: Asked, caller: Cal
         members=members,
         request_id=request.id,
         rights=caller.rights,
-        front=front_of(request, caller),
+        front=front,
         limits=_limits(request.context.settings),
         on_outcome=count,
         door=door,

@@ -73,9 +73,10 @@ def tenant_of(request: Request, caller: Caller, body: Mapping[str, Any]) -> str 
     return tenant if isinstance(tenant, str) else None
 
 
-def door_of(request: Request, caller: Caller, tenant: str | None) -> Door:
-    """Where this request waits for room. Raises NotAdmitted where its caller sends more of them than it may."""
-    return request.context.admission.door(caller.salt(tenant) or caller.name, caller.limits)
+def door_of(request: Request, caller: Caller, salt: str | None) -> Door:
+    """Where this request waits for room, `salt` telling its tenant from others. Raises NotAdmitted where its caller
+    sends more of them than it may."""
+    return request.context.admission.door(salt or caller.name, caller.limits)
 
 
 def front_of(request: Request, caller: Caller) -> Front:

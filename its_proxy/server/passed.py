@@ -80,7 +80,7 @@ async def _pass(request: Request, caller: Caller, passed: _Passed) -> Response:
     refuse_denied(fields)
     if "its" in fields:
         raise RequestError("this route neither rewrites nor votes", param="its", hint="use /v1/chat/completions")
-    door = door_of(request, caller, tenant_of(request, caller, fields))
+    door = door_of(request, caller, caller.salt(tenant_of(request, caller, fields)))
     served, overrides = await request.context.catalog.resolve(read_model(fields), traits_of(fields, caller, None))
     request.model = served.name
     if overrides:
