@@ -18,13 +18,14 @@ from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.leader import Listener
 from its_proxy.observe import NOBODY, Observer
+from its_proxy.outcome import Outcome
 from its_proxy.plan import Member, Plan, make_plan, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.its import ItsRequest
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.sse import DONE, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
-from its_proxy.sampling import Audience, Outcome, sample
+from its_proxy.sampling import Audience, sample
 from its_proxy.served import Served
 from its_proxy.upstreams.base import Body, Completion, applied, traced
 from its_proxy.upstreams.written import over

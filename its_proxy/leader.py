@@ -13,11 +13,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
+from its_proxy.outcome import Candidate, Outcome
 from its_proxy.plan import Plan
 from its_proxy.protocol.its import VERSION, ItsProgress, ItsRequest
 from its_proxy.protocol.sse import HEARTBEAT, delta_event
 from its_proxy.reply import candidate_report
-from its_proxy.sampling import Candidate, Outcome
 from its_proxy.voting.tally import Ballot, majority_vote
 
 THOUGHTS = ("reasoning", "reasoning_content")

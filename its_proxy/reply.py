@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from its_proxy.outcome import Candidate, Outcome, generated_tokens
 from its_proxy.plan import Plan, PlannedMember
 from its_proxy.protocol.its import Cancelled, CandidateReport, EquivalenceReport, ItsReply, MemberReport
-from its_proxy.sampling import Candidate, Outcome, generated_tokens
 from its_proxy.upstreams.base import Completion
 
 _NOT_WASTED = frozenset(("ok", "no_answer"))

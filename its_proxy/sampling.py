@@ -8,14 +8,14 @@ Answers that are written differently are compared before they are counted, as fa
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from its_proxy.admission import ANYWHERE, Place
+from its_proxy.alone import ask_alone
 from its_proxy.codesign.errors import (
-    BadPayload,
     ItsError,
     NoConsensus,
     NoVote,
@@ -25,98 +25,17 @@ from its_proxy.codesign.errors import (
     UpstreamRejected,
     UpstreamTimeout,
 )
-from its_proxy.codesign.light import light
 from its_proxy.deadline import Deadline
 from its_proxy.equivalence.comparisons import NO_WORKERS, OFF, Comparer, Comparisons
 from its_proxy.observe import NOBODY, Observer
+from its_proxy.outcome import Candidate, Outcome, State, Stopped, read_candidate
 from its_proxy.plan import Plan, PlannedMember
 from its_proxy.streamed import Spent, complete_streamed
 from its_proxy.upstreams.base import APPLIED, Completion, applied, traced
 from its_proxy.upstreams.retries import one_query
 from its_proxy.upstreams.written import over
-from its_proxy.voting.answers import Answer, AnswerKind
-from its_proxy.voting.json_answers import IsValid
-from its_proxy.voting.messages import read_message
 from its_proxy.voting.stop import is_decided, n_to_start
 from its_proxy.voting.tally import Ballot, Vote, majority_vote
-
-State = Literal["ok", "no_answer", "truncated", "lost", "cancelled"]
-Stopped = Literal["decided", "no_answer", "complete", "deadline"]
-VALID_FINISHES = ("stop", "tool_calls")
-
-
-@light
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One completion and what became of it. Times count from the start of the query, by a monotonic clock.
-
-    `first_token_s` is known of a streamed candidate; `finished_s` is None for one that was cut off.
-    `spent`: the last usage that was told of a call without a completion; None where nothing was told.
-    """
-
-    index: int
-    seed: int
-    weight: int
-    state: State
-    completion: Completion | None = None
-    answer: Answer | None = None
-    error: UpstreamError | None = None
-    finished_s: float | None = None
-    started_s: float = 0.0
-    first_token_s: float | None = None
-    spent: dict[str, Any] | None = None
-
-    @property
-    def is_valid(self) -> bool:
-        """Finished truthfully: it counts for agreement, whether it votes or abstains."""
-        return self.state in ("ok", "no_answer")
-
-    @property
-    def lasted_s(self) -> float:
-        return 0.0 if self.finished_s is None else self.finished_s - self.started_s
-
-    @property
-    def finish_reason(self) -> str | None:
-        return self.completion["choices"][0].get("finish_reason") if self.completion else None
-
-    @property
-    def text(self) -> str | None:
-        return self.completion["choices"][0]["message"].get("content") if self.completion else None
-
-
-@light
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """All candidates by index, the vote over them, and the one to reply with.
-
-    `states`: how many are in which; `degradations`: what keeps the reply from being what was asked for, the first word
-    of each of a closed set.
-    """
-
-    plan: Plan
-    candidates: tuple[Candidate, ...]
-    vote: Vote
-    winner: Candidate
-    stopped: Stopped
-    seconds: float
-    comparisons: Comparisons = NO_WORKERS
-    states: Mapping[State, int] = field(init=False)
-    degradations: Sequence[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        states: dict[State, int] = {}
-        for candidate in self.candidates:
-            states[candidate.state] = states.get(candidate.state, 0) + 1
-        degradations = self.plan.reservations
-        if lost := states.get("lost"):
-            degradations += (f"lost {lost}",)
-        if self.stopped == "deadline":
-            degradations += ("deadline",)
-        object.__setattr__(self, "states", states)
-        object.__setattr__(self, "degradations", degradations)
-
-    def in_state(self, *states: State) -> list[Candidate]:
-        return [candidate for candidate in self.candidates if candidate.state in states]
 
 
 class Audience(Protocol):
@@ -148,11 +67,14 @@ async def sample(
 
     Raises the upstream's error where no candidate came, and VoteError where the caller insists on a vote.
     """
-    query = _Query(plan, request_id, audience, place, observer)
     deadline = deadline or Deadline(plan.rules.deadline_s)
+    if plan.n == 1 and not plan.is_vote and audience is None:
+        return await ask_alone(plan, request_id, place=place, deadline=deadline, observer=observer)
+    query = _Query(plan, request_id, audience, place, observer)
     try:
         async with deadline.held():
-            stopped = await query.run()
+            with one_query(), applied(_common_pair(plan)):
+                stopped = await query.run()
     except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()
@@ -203,14 +125,6 @@ class _Query:
         return monotonic() - self._started_at
 
     async def run(self) -> Stopped:
-        if self._plan.n == 1 and not self._plan.is_vote:
-            self._n_started = 1
-            self._receive(await self._ask(0))  # nothing runs beside it, so it needs no task of its own
-            return "complete"
-        with one_query(), applied(_common_pair(self._plan)):
-            return await self._hold_vote()
-
-    async def _hold_vote(self) -> Stopped:
         async with asyncio.TaskGroup() as group:
             tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.wave)
             try:
@@ -394,25 +308,6 @@ class _Query:
         return "decided" if is_over else None
 
 
-def read_candidate(
-    completion: Completion, kind: AnswerKind, is_valid: IsValid | None = None
-) -> tuple[State, Answer | None]:
-    """What a completion is worth to a vote: only a truthful end makes it eligible. Raises BadPayload."""
-    try:
-        choice = completion["choices"][0]
-        message, finish_reason = choice["message"], choice["finish_reason"]
-    except (KeyError, IndexError, TypeError):
-        message = finish_reason = None
-    if not isinstance(message, dict):
-        raise BadPayload("the upstream sent a completion without a choice")
-    if finish_reason is None:
-        raise BadPayload("the upstream sent a completion that does not say how it ended")
-    if finish_reason not in VALID_FINISHES:
-        return "truncated", None
-    answer = read_message(message, kind, is_valid)
-    return ("ok", answer) if answer is not None else ("no_answer", None)
-
-
 def _ballots(candidates: Sequence[Candidate]) -> list[Ballot]:
     return [Ballot(c.index, c.answer, c.weight) for c in candidates if c.answer is not None]
 
@@ -485,10 +380,3 @@ def _loss(lost: Sequence[UpstreamError], *, n_received: int, n: int) -> ItsError
         return QuorumLost(message, status=min(error.status for error in busy), retry_after_s=max(hints, default=None))
     status = 504 if any(isinstance(error, UpstreamTimeout) for error in lost) else 502
     return QuorumLost(f"{message}: {lost[0].message}", status=status)
-
-
-def generated_tokens(completion: Completion) -> int | None:
-    """What the upstream says it generated; None where it says nothing."""
-    usage: Any = completion.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else None

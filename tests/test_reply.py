@@ -5,10 +5,10 @@ from pydantic import TypeAdapter
 
 from its_proxy.codesign.errors import UpstreamError
 from its_proxy.handshake import NO_MANIFEST
+from its_proxy.outcome import Candidate, Outcome
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
 from its_proxy.protocol.its import ItsReply
 from its_proxy.reply import completion_of, explanation, headers_of, report
-from its_proxy.sampling import Candidate, Outcome
 from its_proxy.upstreams.http import HttpUpstream
 from its_proxy.voting.answers import read_answer
 from its_proxy.voting.tally import Ballot, majority_vote

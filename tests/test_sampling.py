@@ -28,8 +28,9 @@ from its_proxy.codesign.errors import (
 from its_proxy.equivalence import Comparer, Comparisons, Verdict
 from its_proxy.equivalence.comparisons import Pair, pair_of
 from its_proxy.handshake import NO_MANIFEST
+from its_proxy.outcome import Candidate, Outcome, read_candidate
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
-from its_proxy.sampling import Candidate, Outcome, read_candidate, sample
+from its_proxy.sampling import sample
 from its_proxy.upstreams.base import Body, Completion, RawReply
 from its_proxy.voting.answers import Answer, proven_different
 from its_proxy.voting.json_answers import IsValid

@@ -11,12 +11,12 @@ from its_proxy.admission import Door
 from its_proxy.codesign.errors import QuorumLost, UpstreamError
 from its_proxy.codesign.query import user_turns
 from its_proxy.exchange import Exchange, Front, Limits
+from its_proxy.outcome import Outcome
 from its_proxy.plan import Member
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, read_chat
 from its_proxy.protocol.responses.request import chat_body
 from its_proxy.route import Route
-from its_proxy.sampling import Outcome
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller
 from its_proxy.server.context import caller_of, door_of, front_of, observer_of, tenant_of, traits_of

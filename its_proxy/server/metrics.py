@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from its_proxy import __version__
 from its_proxy.admission import Admission
 from its_proxy.evaluated import evaluated_agreement
+from its_proxy.outcome import Outcome, generated_tokens
 from its_proxy.reply import wasted_tokens
-from its_proxy.sampling import Outcome, generated_tokens
 from its_proxy.server.traces import Traces
 from its_proxy.targets import Target
 

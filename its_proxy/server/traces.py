@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from its_proxy import __version__
 from its_proxy.codesign.errors import ConfigError, ItsError
+from its_proxy.outcome import Outcome
 from its_proxy.plan import Member
-from its_proxy.sampling import Outcome
 from its_proxy.upstreams.base import Completion
 
 if TYPE_CHECKING:

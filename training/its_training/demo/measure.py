@@ -15,7 +15,7 @@ from its_proxy.candidates import CandidateRow, Row
 from its_proxy.codesign.manifest import Side, VoteAdvice, recipe_of
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.strategies import rewrite
-from its_proxy.sampling import generated_tokens, read_candidate
+from its_proxy.outcome import generated_tokens, read_candidate
 from its_proxy.upstreams.base import Body
 from its_proxy.upstreams.embedded import EmbeddedUpstream
 from its_training.demo.problems import Problem
