@@ -160,9 +160,8 @@ def make_plan(
 ) -> Plan:
     """Raises RequestError, NotPermitted or StrategyNotApplicable for what cannot be served as asked."""
     rules = _overridden(request, rules)
-    turns = user_turns(request.messages)
-    question = turns[-1].text if turns else ""
     _check_n(request, rules)
+    question = _question(request) if rules.mode == "auto" else ""  # else nobody asks for it
     is_vote = _is_vote(request, rules, question)
     n = max(rules.n if is_vote else 1, request.n)
     is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
@@ -174,14 +173,14 @@ def make_plan(
         for position, member in enumerate(used)
     ]
     return Plan(
-        model=model,
-        members=tuple(planned),
-        rules=rules,
-        n=n,
-        n_choices=request.n,
-        seed=_base_seed(request),
-        sampling=_common(samplings),
-        is_vote=is_vote,
+        model,
+        tuple(planned),
+        rules,
+        n,
+        request.n,
+        _base_seed(request),
+        _common(samplings),
+        is_vote,
         starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, rules, question),
         # Two candidates that break the client's schema are no sign of chat: the next may keep it.
         gives_up=is_auto and is_valid is None,
@@ -301,6 +300,11 @@ def _system_texts(request: ChatRequest) -> list[str]:
     return [turn.text for message in systems for turn in user_turns([{**message, "role": "user"}])]
 
 
+def _question(request: ChatRequest) -> str:
+    turns = user_turns(request.messages)
+    return turns[-1].text if turns else ""
+
+
 def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
     if rules.mode == "off" or rules.n == 1:
         return False
@@ -333,7 +337,9 @@ def _planned(
     recipe, is_forced = _recipe(request, member, rights)
     _refuse_own_rendering(request, recipe, is_forced)
     max_tokens = _max_tokens(request, member)
-    fields: dict[str, Any] = {key: value for key, value in request.body.items() if key not in _OWN_FIELDS}
+    fields = dict(request.body)
+    for name in fields.keys() & _OWN_FIELDS:
+        del fields[name]
     fields.update(sampling)
     if max_tokens is not None:
         # Under the name that the client used.
@@ -341,7 +347,9 @@ def _planned(
         fields.update(dict.fromkeys(names or ["max_tokens"], max_tokens))
     if recipe is not None:
         fields["messages"] = rewrite(recipe, request.messages).messages
-    fields.update(_template_kwargs(request, member))
+    if member.checkpoint is not None and (recorded := member.checkpoint.manifest.pair.serve_with.chat_template_kwargs):
+        # The pair's own, under whatever the client may still add.
+        fields["chat_template_kwargs"] = {**recorded, **(request.body.get("chat_template_kwargs") or {})}
     body = SharedBody(Shared(fields), {"model": member.served_name})
     return PlannedMember(member, recipe.strategy.name if recipe else None, body, n, is_forced, max_tokens)
 
@@ -387,13 +395,6 @@ def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced
             raise StrategyNotApplicable(
                 f"{key} would render a prompt that the pair does not know", param=key, hint="leave it out"
             )
-
-
-def _template_kwargs(request: ChatRequest, member: Member) -> dict[str, Any]:
-    """The pair's own, under whatever the client may still add."""
-    recorded = member.checkpoint.manifest.pair.serve_with.chat_template_kwargs if member.checkpoint else {}
-    own = request.body.get("chat_template_kwargs") or {}
-    return {"chat_template_kwargs": {**recorded, **own}} if recorded else {}
 
 
 def _sampling(request: ChatRequest, member: Member, is_vote: bool) -> dict[str, Any]:

@@ -144,5 +144,7 @@ def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, stat
 
 def _with_suffix(chat: ChatRequest, overrides: dict[str, Any]) -> ChatRequest:
     """The body's `its` wins over the model name's suffix."""
+    if not overrides:
+        return chat
     missing = {key: value for key, value in overrides.items() if getattr(chat.its, key) is None}
     return replace(chat, its=chat.its.model_copy(update=missing)) if missing else chat
