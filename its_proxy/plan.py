@@ -16,7 +16,7 @@ from its_proxy.codesign.light import light
 from its_proxy.codesign.manifest import VoteAdvice
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
-from its_proxy.codesign.strategies import Recipe, name_from_input, rewrite, strategy_named
+from its_proxy.codesign.strategies import Recipe, Strategy, name_from_input, rewrite, strategy_named
 from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
 from its_proxy.protocol.its import NOTHING_ASKED
 from its_proxy.response_format import is_json, validity_of
@@ -380,10 +380,23 @@ def _recipe(request: ChatRequest, member: Member, rights: frozenset[str]) -> tup
 def _forced_recipe(checkpoint: Checkpoint, wanted: str) -> Recipe:
     """The recorded recipe with another strategy; a pair without personas borrows the template personas."""
     pool = checkpoint.serve.pool or checkpoint.trained.pool or taxonomy_pool()
+    strategy = strategy_asked(wanted)
     try:
-        return replace(checkpoint.serve, strategy=strategy_named(name_from_input(wanted)), pool=pool)
-    except ManifestError as error:  # no such strategy, or a pool that lacks the domains it draws from
-        raise RequestError(error.message, param="its.strategy", hint=error.hint) from None
+        return replace(checkpoint.serve, strategy=strategy, pool=pool)
+    except ManifestError as error:  # the pool lacks domains that it draws from
+        raise _asked_in_vain(error) from None
+
+
+def strategy_asked(wanted: str) -> Strategy:
+    """The strategy that a request names, in one of its spellings. Raises RequestError."""
+    try:
+        return strategy_named(name_from_input(wanted))
+    except ManifestError as error:
+        raise _asked_in_vain(error) from None
+
+
+def _asked_in_vain(error: ManifestError) -> RequestError:
+    return RequestError(error.message, param="its.strategy", hint=error.hint)
 
 
 def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:

@@ -46,7 +46,11 @@ class Calls:
 
 
 class Watched(Call):
-    """A call whose connection is read by whoever watches for its end."""
+    """A call whose connection is read by whoever watches for its end. `is_text`: of a prompt, not of a chat."""
+
+    @property
+    def is_text(self) -> bool:
+        return "messages" not in self.body
 
     async def until_left(self) -> None:
         await asyncio.Event().wait()
@@ -72,18 +76,21 @@ class Upstream:
         """One request, of which `begun` has been read; what has been read of the next one, None where none may come."""
         request_line, *lines = (begun + await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+        data = await reader.readexactly(int(headers.get("content-length", 0)))
         target = request_line.split(" ")[1]
         if request_line.startswith("GET"):
-            await _send(writer, await self._told(target))
-        elif body.get("return_token_ids"):  # a handshake
+            told = await self._told(target)
+        elif not target.endswith("/completions"):  # passed on, as JSON or as a form
+            told = {"object": "list", "data": []}
+        elif (body := json.loads(data)).get("return_token_ids"):  # a handshake
             choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "length"}
-            await _send(writer, {"choices": [choice], "prompt_token_ids": tokens_of(body["messages"])})
+            told = {"choices": [choice], "prompt_token_ids": tokens_of(body["messages"])}
         else:
             return await self._complete(Watched(reader, writer, body), headers.get("x-request-id", ""))
+        await _send(writer, told)
         return b""
 
-    async def _complete(self, call: Call, request_id: str) -> bytes | None:
+    async def _complete(self, call: Watched, request_id: str) -> bytes | None:
         """A candidate, watched for being hung up on all the while."""
         # its-proxy numbers the candidates of a vote behind a dash.
         own = self._by_request.setdefault(request_id.partition("-")[0], Calls())
@@ -149,7 +156,7 @@ async def _until_gone(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _carry_out(call: Call) -> None:
+async def _carry_out(call: Watched) -> None:
     seed = call.body.get("seed")
     wish, number = wish_of(call.body), seed if isinstance(seed, int) else 0
     if (fault := wish.faults.get(str(number), wish.faults.get("all"))) is not None:
@@ -163,23 +170,27 @@ async def _carry_out(call: Call) -> None:
         call.keeps_open = True
 
 
-async def _reply(call: Call, text: str) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+async def _reply(call: Watched, text: str) -> None:
+    said = {"text": text} if call.is_text else {"message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
-    head = {"id": "c", "object": "chat.completion", "created": 1, "model": call.body["model"]}
-    await _send(call.writer, {**head, "choices": [choice], "usage": usage})
+    choice = {"index": 0, **said, "finish_reason": "stop"}
+    await _send(call.writer, {**_head(call, "chat.completion"), "choices": [choice], "usage": usage})
 
 
-async def _stream(call: Call, wish: Wish, text: str) -> None:
-    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": call.body["model"]}
+async def _stream(call: Watched, wish: Wish, text: str) -> None:
+    head = _head(call, "chat.completion.chunk")
     await call.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    said, nothing = ({"text": text}, {"text": ""}) if call.is_text else ({"delta": {"content": text}}, {"delta": {}})
     for _ in range(wish.n_chunks):
-        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
-        await call.piece(event({**head, "choices": [choice]}))
+        await call.piece(event({**head, "choices": [{"index": 0, **said, "finish_reason": None}]}))
         await asyncio.sleep(wish.chunk_delay_s)
-    await call.piece(event({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
+    await call.piece(event({**head, "choices": [{"index": 0, **nothing, "finish_reason": "stop"}]}))
     await call.piece(b"data: [DONE]\n\n")
     await call.end()
+
+
+def _head(call: Watched, what: str) -> dict[str, Any]:
+    return {"id": "c", "object": "text_completion" if call.is_text else what, "created": 1, "model": call.body["model"]}
 
 
 async def _send(writer: asyncio.StreamWriter, document: Any) -> None:

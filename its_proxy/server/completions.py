@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from its_proxy.codesign.errors import StrategyNotApplicable
-from its_proxy.codesign.strategies import name_from_input, strategy_named
 from its_proxy.exchange import Front
-from its_proxy.plan import Member
+from its_proxy.plan import Member, strategy_asked
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.completions import may_be_voted, n_asked, read_completion
@@ -49,7 +48,7 @@ def as_text(chat: ChatRequest, asked: Asked, front: Front) -> Asked:
 def _refuse_strategy(chat: ChatRequest, served: Served, member: Member) -> None:
     recorded = member.checkpoint.serve.strategy if member.checkpoint is not None else None
     wanted = chat.its.strategy
-    strategy = strategy_named(name_from_input(wanted)) if wanted is not None else recorded
+    strategy = strategy_asked(wanted) if wanted is not None else recorded
     if strategy is not None and strategy.family != "none":
         raise StrategyNotApplicable(
             f"{served.name} is asked through its strategy, which needs chat messages",

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.reliability.fuzz import guided, http, properties
 from benchmarks.reliability.fuzz.__main__ import requests
 from its_proxy.server.openapi import description
+from its_proxy.server.passed import FORM_ROUTES, JSON_ROUTES
 
 
 def test_the_fuzzed_description_is_the_published_one_with_the_names_that_are_served():
@@ -23,6 +24,26 @@ def test_the_fuzzed_description_is_the_published_one_with_the_names_that_are_ser
     assert fuzzed["components"]["schemas"]["ModelName"]["enum"] == list(http.NAMES)
     for name, schema in published["components"]["schemas"].items():
         assert set(schema.get("properties", ())) <= set(fuzzed["components"]["schemas"][name].get("properties", ()))
+
+
+def test_every_route_that_takes_anything_is_counted_as_fuzzed():
+    assert len(("chat", "responses", "completions", *JSON_ROUTES, *FORM_ROUTES, "a model", "a file")) == http.N_FUZZED
+
+
+async def test_the_fuzzed_server_answers_every_kind_of_route(tmp_path):
+    """Well, as far as it is asked well: what fuzzing then finds is no failure of the upstream's."""
+    async with http.served(tmp_path, "secret") as proxy, aiohttp.ClientSession() as http_client:
+        root, headers = proxy.url.removesuffix("/v1"), {"Authorization": "Bearer secret"}
+        for name in ("plain", "passed"):
+            for path in ("/v1/completions", *JSON_ROUTES):
+                body = {"model": name, "prompt": "2 + 5 =", "stream": False}
+                async with http_client.post(root + path, json=body, headers=headers) as reply:
+                    assert (path, reply.status) == (path, 200)
+            for path in FORM_ROUTES:
+                form = aiohttp.FormData({"model": name}, default_to_multipart=True)
+                form.add_field("file", b"\xff\x00", filename="voice.wav")
+                async with http_client.post(root + path, data=form, headers=headers) as reply:
+                    assert (path, reply.status) == (path, 200)
 
 
 async def test_the_fuzzed_server_votes_and_its_stop_watch_runs(tmp_path):

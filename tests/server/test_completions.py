@@ -128,6 +128,15 @@ async def test_a_strategy_cannot_be_forced_onto_a_prompt(tmp_path):
     assert upstream.bodies == []
 
 
+@pytest.mark.parametrize("name", ["", "nobody's"])
+async def test_a_strategy_that_nobody_knows_is_a_400(tmp_path, name):
+    async with serving_script(by_seed, pair(tmp_path)) as (server, upstream):
+        reply = await complete(server, its={"strategy": name, "force": True})
+    assert (reply.status, reply.error["param"]) == (400, "its.strategy")
+    assert "unknown strategy" in reply.error["message"]
+    assert upstream.bodies == []
+
+
 async def test_explain_asks_nothing(tmp_path):
     async with serving_script(by_seed, pair(tmp_path)) as (server, upstream):
         reply = await complete(server, its={"explain": True})

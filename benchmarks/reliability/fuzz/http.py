@@ -18,6 +18,7 @@ from benchmarks.reliability.upstream import start_upstream
 from benchmarks.reliability.world import N, models
 from its_proxy.checkpoint import read_manifest
 from its_proxy.server.openapi import description
+from tests.serving import manifest, write_checkpoint
 
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
@@ -25,11 +26,12 @@ CHECKS = (
     "request_is_named", "errors_have_openais_shape", "streams_end",
 )  # fmt: skip
 HOOKS = "benchmarks.reliability.fuzz.hooks"
-NAMES = ("voted", "counted", "passed", "everyone", "voted:its-3", "voted:its-off", "nobody")
+NAMES = ("voted", "counted", "plain", "passed", "everyone", "voted:its-3", "plain:its-off", "nobody")
 EXAMPLES = 1000
 """Of each route that takes anything, in one run; the first run tries every boundary as well."""
-N_FUZZED = 5
-"""Routes that take anything."""
+N_FUZZED = sum("requestBody" in operation or "{" in path
+               for path, item in description()["paths"].items() for operation in item.values())  # fmt: skip
+"""Routes that take anything: a body, or a name in their path."""
 AT_ONCE = 4
 """Runs side by side: making a case costs more than answering it."""
 
@@ -56,6 +58,22 @@ _LOOKED_AT: dict[str, Any] = {
     "logit_bias": _FREE,
     "user": {"type": "string"},
 }  # fmt: skip
+_LOOKED_AT_IN_COMPLETIONS: dict[str, Any] = {
+    **{name: _LOOKED_AT[name] for name in ("response_format", "stop", "temperature", "logit_bias", "user")},
+    **{name: {"type": ["boolean", "null"]} for name in ("echo", "use_beam_search")},
+    **{name: {"type": ["integer", "null"]} for name in ("best_of", "prompt_logprobs", "logprobs")},
+    "suffix": {"type": ["string", "null"]},
+}
+_LOOKED_AT_IN_PASSED: dict[str, Any] = {
+    **{name: _LOOKED_AT[name] for name in ("tools", "stop", "user")},
+    "its": _FREE,
+    "messages": {"type": ["array", "null"]},
+    "prompt": {"type": ["string", "array"]},
+    "max_tokens": {"type": ["integer", "null"]},
+}
+_LOOKED_AT_IN_UPLOADS: dict[str, Any] = {
+    name: {"type": "string"} for name in ("its", "messages", "prompt", "language", "user", "stream")
+}
 _LOOKED_AT_IN_RESPONSES: dict[str, Any] = {
     "text": {"type": "object", "properties": {"format": _LOOKED_AT["response_format"]}},
     "tools": _LOOKED_AT["tools"],
@@ -85,6 +103,10 @@ def document(pair_id: str) -> dict[str, Any]:
     schemas["Message"]["properties"]["role"] = {"enum": ["user", "assistant", "system", "tool"]}
     schemas["ChatRequest"]["properties"] |= _LOOKED_AT
     schemas["ResponsesRequest"]["properties"] |= _LOOKED_AT_IN_RESPONSES
+    schemas["CompletionRequest"]["properties"] |= _LOOKED_AT_IN_COMPLETIONS
+    for name in ("PassedRequest", "EmbeddingRequest"):
+        schemas[name]["properties"] |= _LOOKED_AT_IN_PASSED
+    schemas["Upload"]["properties"] |= _LOOKED_AT_IN_UPLOADS
     schemas["ResponsesRequest"]["properties"]["input"]["anyOf"][1]["items"] = _ITEM
     for item in described["paths"].values():
         for operation in item.values():
@@ -102,10 +124,14 @@ def document(pair_id: str) -> dict[str, Any]:
 async def served(folder: Path, key: str) -> AsyncIterator[Proxy]:
     """An its-proxy whose upstream does nothing wrong: whatever goes wrong is its own doing."""
     folder.mkdir(parents=True, exist_ok=True)
+    plain = {"served_name": "model", "checkpoint": str(write_checkpoint(folder / "plain", manifest("none")))}
     async with start_upstream() as upstream:
         settings = {
             "upstreams": {"gpu": {"url": upstream.url}},
-            "models": {name: model for name, model in models(folder).items() if model["upstream"] == "gpu"},
+            "models": {
+                **{name: model for name, model in models(folder).items() if model["upstream"] == "gpu"},
+                "plain": {**plain, "upstream": "gpu"},
+            },
             "ensembles": {"everyone": {"members": ["voted", "counted"]}},
             "keys": [{"name": "fuzz", "env": "ITS_FUZZ_KEY", "rights": ["force", "explain", "candidates", "front"]}],
             "max_n": N,
