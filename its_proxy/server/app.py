@@ -13,8 +13,8 @@ from its_proxy.server.completions import completions
 from its_proxy.server.context import Context, caller_of
 from its_proxy.server.http.request import Refused, Request
 from its_proxy.server.http.response import Response, Stream
-from its_proxy.server.http.router import Router
-from its_proxy.server.logs import bound_log
+from its_proxy.server.http.router import Handler, Router
+from its_proxy.server.logs import tell_request
 from its_proxy.server.passed import FORM_ROUTES, JSON_ROUTES, pass_form, pass_json
 from its_proxy.server.playground import playground
 from its_proxy.server.refusals import ENDS_CONNECTION, refuse_ambiguous, refuse_beyond_limit, refuse_expectation
@@ -69,28 +69,30 @@ class App:
         request.id = new_request_id(request.header(b"x-request-id"))
         started_at = time.perf_counter()
         status = 499
-        context.metrics.in_flight.inc()
+        context.metrics.n_in_flight += 1
         try:
             reply = await self._reply_or_error(request)
             status = reply.status
             return reply
         except asyncio.CancelledError:
-            context.metrics.disconnects.labels(request.phase).inc()
+            context.metrics.disconnects.add(1, request.phase)
             raise
         finally:
-            seconds = time.perf_counter() - started_at
-            context.metrics.in_flight.dec()
-            if _is_counted(request):
-                context.metrics.requests.labels(request.model, str(status)).inc()
-                context.metrics.duration.labels(request.model).observe(seconds)
-            if request.span is not None:
-                request.span.end(status, request.model)
-            bound_log().info("request", id=request.id, route=request.route, model=request.model, code=status,
-                             ms=round(1000 * seconds, 1))  # fmt: skip
+            context.metrics.n_in_flight -= 1
+            self._tell(request, status, time.perf_counter() - started_at)
+
+    def _tell(self, request: Request, status: int, seconds: float) -> None:
+        model = request.model
+        if _is_counted(request):
+            self.context.metrics.requests.add(1, model, str(status))
+            self.context.metrics.duration.observe(seconds, model)
+        if request.span is not None:
+            request.span.end(status, model)
+        tell_request(id=request.id, route=request.route, model=model, code=status, ms=round(1000 * seconds, 1))
 
     async def _reply_or_error(self, request: Request) -> Response | Stream:
         try:
-            return await self._reply(request)
+            return await self._handler(request)(request)
         except ItsError as error:
             reply = error_reply(error)
         except Refused as error:
@@ -106,7 +108,8 @@ class App:
         response.is_last = reply.status in (408, 413) or reply.body["error"]["code"] in ENDS_CONNECTION
         return response
 
-    async def _reply(self, request: Request) -> Response | Stream:
+    def _handler(self, request: Request) -> Handler:
+        """Raises RequestError, TooManyConnections and Refused."""
         route = self.router.find(request)
         request.route = route.path
         traces = self.context.traces
@@ -117,7 +120,7 @@ class App:
         refuse_beyond_limit(request)
         handler = route.handler(request.method)
         refuse_expectation(request)
-        return await handler(request)
+        return handler
 
 
 async def alive(request: Request) -> Response:

@@ -178,11 +178,11 @@ class Listener:
         is_spare = len(self._open) - len(self._spare) >= self._n_connections
         connection = self._make(self._forget, is_spare)
         if is_spare:
-            self._context.metrics.refused_connections.inc()
+            self._context.metrics.refused_connections.add(1)
             if len(self._spare) >= SPARE:
                 self.end(next(iter(self._spare)))
             self._spare[connection] = None
-        self._context.metrics.connections.inc()
+        self._context.metrics.n_connections += 1
         self._open[connection] = self._loop.create_task(self._connect(connection, accepted))
 
     async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
@@ -208,6 +208,6 @@ class Listener:
         self._spare.pop(connection, None)
         task = self._open.pop(connection, None)
         if task is not None:
-            self._context.metrics.connections.dec()
+            self._context.metrics.n_connections -= 1
             self._has_ended.set()
             task.cancel()

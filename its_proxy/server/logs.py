@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
@@ -114,15 +115,23 @@ def fill_standard_descriptors() -> None:
 
 
 _current: Sink | None = None
-_bound: structlog.typing.FilteringBoundLogger | None = None
+_is_json = False
+_least_level = logging.INFO
 
 
-def bound_log() -> structlog.typing.FilteringBoundLogger:
-    """The log as it is configured now, for what is told of every request: half a line's cost is to find that out."""
-    global _bound
-    if _bound is None:
-        _bound = log.bind()
-    return _bound
+def tell_request(**fields: Any) -> None:
+    """What `log.info("request", **fields)` does. Every request has such a line, so one of JSON is made here, as
+    structlog would make it, in a quarter of the time."""
+    if _current is not None and _is_json and _least_level <= logging.INFO:
+        event = {**fields, "event": "request", "level": "info", "timestamp": datetime.now(UTC)}
+        try:
+            line = orjson.dumps(event, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+        except TypeError:
+            pass  # half a character, which structlog's way can write
+        else:
+            _current.write(line.decode())
+            return
+    log.info("request", **fields)
 
 
 def say(line: str) -> None:
@@ -156,9 +165,9 @@ def writing_logs(level: str, format: Format = "auto") -> Iterator[Sink]:
 
 def set_level(level: str) -> None:
     """Of the log that is being written; nothing where none is."""
-    global _bound
+    global _least_level
     if _current is not None:
-        _bound = None
+        _least_level = _LEVELS[level]
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
         logging.getLogger().setLevel(_level_of_libraries(level))
 
@@ -200,11 +209,11 @@ def _exception_told(logger: Any, method: str, event: structlog.typing.EventDict)
 
 
 def _configure(out: Any, level: str, format: Format) -> None:
-    global _bound
-    _bound = None
-    is_json = format == "json" or (format == "auto" and not _is_terminal())
+    global _is_json, _least_level
+    _is_json = format == "json" or (format == "auto" and not _is_terminal())
     words = structlog.dev.ConsoleRenderer(colors=_is_terminal() and not os.environ.get("NO_COLOR"))
-    last: Any = structlog.processors.JSONRenderer(_json) if is_json else words
+    last: Any = structlog.processors.JSONRenderer(_json) if _is_json else words
+    _least_level = _LEVELS[level]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -2,18 +2,9 @@
 
 import os
 import sys
-from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Metric,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -22,6 +13,7 @@ from its_proxy.admission import Admission
 from its_proxy.evaluated import evaluated_agreement
 from its_proxy.outcome import Outcome, generated_tokens
 from its_proxy.reply import wasted_tokens
+from its_proxy.server.counts import Counter, Histogram
 from its_proxy.server.traces import Traces
 from its_proxy.targets import Target
 
@@ -35,17 +27,16 @@ class Metrics(Collector):
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
+        self.n_in_flight = 0
+        self.n_connections = 0
         self.registry = CollectorRegistry()
         registry = self.registry
         self._declare_edge(registry)
         self._declare_votes(registry)
-        self.reloads = Counter(
-            "its_proxy_manifest_reload", "Settings and manifests read again", ["result"], registry=registry
-        )
+        self.reloads = Counter(registry, "its_proxy_manifest_reload", "Settings and manifests read again", ["result"])
         self.lag = Histogram(
-            "its_proxy_loop_lag_seconds", "How late the event loop came to what was due", buckets=_LAGS,
-            registry=registry,
-        )  # fmt: skip
+            registry, "its_proxy_loop_lag_seconds", "How late the event loop came to what was due", bounds=_LAGS
+        )
         self._targets: Callable[[], Iterable[Target]] = tuple
         self._n_dropped: Callable[[], int] = int
         self._traces: Traces | None = None
@@ -55,92 +46,85 @@ class Metrics(Collector):
         self.build.labels(__version__).set(1)
 
     def _declare_edge(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter("its_proxy_requests", "Requests answered", ["model", "code"], registry=registry)
+        self.requests = Counter(registry, "its_proxy_requests", "Requests answered", ["model", "code"])
         self.duration = Histogram(
-            "its_proxy_request_duration_seconds", "Request received to reply sent", ["model"],
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
-        self.in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
-        self.disconnects = Counter(
-            "its_proxy_client_disconnects", "Clients that left early, by how far they had come", ["phase"],
-            registry=registry,
-        )  # fmt: skip
-        self.connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
-        self.refused_connections = Counter(
-            "its_proxy_refused_connections", "Connections beyond the limit", registry=registry
+            registry, "its_proxy_request_duration_seconds", "Request received to reply sent", ["model"], bounds=_SECONDS
         )
+        in_flight = Gauge("its_proxy_inflight_requests", "Requests being answered", registry=registry)
+        in_flight.set_function(lambda: self.n_in_flight)
+        self.disconnects = Counter(
+            registry, "its_proxy_client_disconnects", "Clients that left early, by how far they had come", ["phase"]
+        )
+        connections = Gauge("its_proxy_open_connections", "Connections of clients", registry=registry)
+        connections.set_function(lambda: self.n_connections)
+        self.refused_connections = Counter(registry, "its_proxy_refused_connections", "Connections beyond the limit")
         self.receive_timeouts = Counter(
-            "its_proxy_request_receive_timeouts", "Requests that came too slowly", ["part"], registry=registry
+            registry, "its_proxy_request_receive_timeouts", "Requests that came too slowly", ["part"]
         )
         self.slow_readers = Counter(
-            "its_proxy_slow_client_closed", "Connections ended because a reply was not read", registry=registry
+            registry, "its_proxy_slow_client_closed", "Connections ended because a reply was not read"
         )
-        self.malformed = Counter("its_proxy_malformed_requests", "Requests that are not HTTP", registry=registry)
+        self.malformed = Counter(registry, "its_proxy_malformed_requests", "Requests that are not HTTP")
 
     def _declare_votes(self, registry: CollectorRegistry) -> None:
-        self.votes = Counter("its_proxy_votes", "Votes, by how they ended", ["model", "stopped"], registry=registry)
+        self.votes = Counter(registry, "its_proxy_votes", "Votes, by how they ended", ["model", "stopped"])
         self.candidates = Counter(
-            "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"], registry=registry
+            registry, "its_proxy_candidates", "Candidates, by what became of them", ["model", "state"]
         )
         self.abstentions = Counter(
-            "its_proxy_abstentions", "Candidates of votes without an answer, by reason", ["model", "reason"],
-            registry=registry,
-        )  # fmt: skip
+            registry, "its_proxy_abstentions", "Candidates of votes without an answer, by reason", ["model", "reason"]
+        )
         self.saved = Counter(
-            "its_proxy_candidates_saved", "Candidates of votes that were not asked, or cancelled, by why",
-            ["model", "stopped"], registry=registry,
+            registry, "its_proxy_candidates_saved", "Candidates of votes that were not asked, or cancelled, by why",
+            ["model", "stopped"],
         )  # fmt: skip
         self.agreement = Histogram(
-            "its_proxy_vote_agreement_ratio", "Leader's share of valid candidates", ["model"],
-            buckets=_SHARES, registry=registry,
-        )  # fmt: skip
-        self.ties = Counter("its_proxy_vote_ties", "Votes that the tie rule decided", ["model"], registry=registry)
+            registry, "its_proxy_vote_agreement_ratio", "Leader's share of valid candidates", ["model"], bounds=_SHARES
+        )
+        self.ties = Counter(registry, "its_proxy_vote_ties", "Votes that the tie rule decided", ["model"])
         self.pairs = Counter(
-            "its_proxy_equivalence_pairs",
-            "Pairs of answers that were compared",
-            ["model", "verdict"],
-            registry=registry,
+            registry, "its_proxy_equivalence_pairs", "Pairs of answers that were compared", ["model", "verdict"]
         )
         self.tokens = Counter(
-            "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"], registry=registry
+            registry, "its_proxy_generated_tokens", "Generated tokens that upstreams reported", ["model"]
         )
         self.wasted = Counter(
-            "its_proxy_wasted_tokens", "Generated tokens of candidates that were cut off, lost or cancelled",
-            ["model"], registry=registry,
+            registry, "its_proxy_wasted_tokens", "Generated tokens of candidates that were cut off, lost or cancelled",
+            ["model"],
         )  # fmt: skip
         self.degraded = Counter(
-            "its_proxy_strategy_degraded", "Replies that are marked as degraded", ["reason"], registry=registry
+            registry, "its_proxy_strategy_degraded", "Replies that are marked as degraded", ["reason"]
         )
 
     def count_outcome(self, model: str, outcome: Outcome) -> None:
-        n_tokens = 0
+        n_tokens = n_whole = 0
         for candidate in outcome.candidates:
+            self.candidates.add(1, model, candidate.state)
+            n_whole += candidate.is_valid
             told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
             n_tokens += generated_tokens(told) or 0
-        self.tokens.labels(model).inc(n_tokens)
-        for state, n in Counts(candidate.state for candidate in outcome.candidates).items():
-            self.candidates.labels(model, state).inc(n)
-        if wasted := wasted_tokens(outcome):
-            self.wasted.labels(model).inc(wasted)
+        self.tokens.add(n_tokens, model)
+        if n_whole < len(outcome.candidates) and (wasted := wasted_tokens(outcome)):
+            self.wasted.add(wasted, model)
         for reason in outcome.degradations:
-            self.degraded.labels(reason.partition(" ")[0]).inc()
+            self.degraded.add(1, reason.partition(" ")[0])
         if outcome.plan.is_vote:
             self._count_vote(model, outcome)
 
     def _count_vote(self, model: str, outcome: Outcome) -> None:
-        self.votes.labels(model, outcome.stopped).inc()
+        self.votes.add(1, model, outcome.stopped)
         # A vote that nobody cast a ballot in has no leader, and says nothing of how far candidates agree.
         if outcome.vote.winner is not None:
-            self.agreement.labels(model).observe(outcome.vote.agreement)
+            self.agreement.observe(outcome.vote.agreement, model)
         for candidate in outcome.in_state("no_answer", "truncated"):
-            self.abstentions.labels(model, candidate.state).inc()
+            self.abstentions.add(1, model, candidate.state)
         if outcome.stopped in ("decided", "no_answer"):
             n_received = len(outcome.candidates) - len(outcome.in_state("cancelled"))
-            self.saved.labels(model, outcome.stopped).inc(outcome.plan.n - n_received)
+            self.saved.add(outcome.plan.n - n_received, model, outcome.stopped)
         if outcome.vote.is_tie:
-            self.ties.labels(model).inc()
+            self.ties.add(1, model)
         for verdict, n_pairs in outcome.comparisons.counts.items():
-            self.pairs.labels(model, verdict).inc(n_pairs)
+            self.pairs.add(n_pairs, model, verdict)
 
     def follow_log(self, n_dropped: Callable[[], int]) -> None:
         """From now on this says how many lines of the log were lost."""

@@ -60,12 +60,12 @@ class Reloader:
             _refuse_what_needs_a_restart(self._context.settings, settings)
             before = rebuild(self._context, settings)
         except ItsError as error:
-            self._context.metrics.reloads.labels("refused").inc()
+            self._context.metrics.reloads.add(1, "refused")
             log.error("reload refused, the old settings stay", reason=str(error))
             return
         self.start()
         set_level(settings.log_level)
-        self._context.metrics.reloads.labels("done").inc()
+        self._context.metrics.reloads.add(1, "done")
         self._keep(_retire(before, self._context.catalog))
         log.info("reloaded", models=len(self._context.catalog.served), aliases=len(self._context.catalog.aliases))
 

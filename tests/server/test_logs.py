@@ -12,8 +12,9 @@ from contextlib import suppress
 
 import aiohttp
 import pytest
+import structlog
 
-from its_proxy.server.logs import Sink, told
+from its_proxy.server.logs import Sink, log, set_level, tell_request, told, writing_logs
 from tests.command import ROOT, ended, serve_command
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -83,6 +84,46 @@ class TestSink:
             seen += os.read(reader, 65536)
         sink.close()
         assert seen.decode() == "".join(lines(2000))
+
+
+@pytest.fixture
+def said(pipe, monkeypatch):
+    """Writes in a format, with a log of its own, and gives what it wrote."""
+    reader, writer = pipe
+
+    def write(format_, *tells):
+        with os.fdopen(os.dup(writer), "w") as stderr, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", stderr)
+            with writing_logs("info", format_):
+                for tell in tells:
+                    tell()
+        return os.read(reader, 65536).decode().splitlines()
+
+    return write
+
+
+class TestRequests:
+    @pytest.mark.parametrize("format_", ["json", "text"])
+    @pytest.mark.parametrize("model", ["model", '模型 "7"\n', "half \ud83d of one"])
+    def test_their_line_is_the_one_that_every_other_event_has(self, said, format_, model):
+        fields = {"id": "a1", "route": "/v1/chat/completions", "model": model, "code": 200, "ms": 12.3}
+        straight, usual = said(format_, lambda: tell_request(**fields), lambda: log.info("request", **fields))
+        assert re.sub(r"\d\d:\d\d[:.0-9]+", "TIME", straight) == re.sub(r"\d\d:\d\d[:.0-9]+", "TIME", usual)
+        assert "TIME" in re.sub(r"\d\d:\d\d[:.0-9]+", "TIME", straight)
+        assert (format_ == "json") == (straight[0] == "{")
+
+    @pytest.mark.parametrize("format_", ["json", "text"])
+    def test_a_level_that_changes_holds_for_them(self, said, format_):
+        def tell():
+            tell_request(id="a1")
+
+        lines = said(format_, tell, lambda: set_level("warning"), tell, tell, lambda: set_level("info"), tell)
+        assert len(lines) == 2
+
+    def test_outside_a_log_they_are_told_as_whatever_is_configured_tells(self):
+        with structlog.testing.capture_logs() as events:
+            tell_request(id="a1", code=200)
+        assert events == [{"event": "request", "log_level": "info", "id": "a1", "code": 200}]
 
 
 class TestExceptions:

@@ -259,7 +259,7 @@ class Connection(asyncio.Protocol):
     def refuse(self, status: int) -> None:
         """Answers what never became a request, after those before it, and ends the connection."""
         self._is_deaf = True
-        self._metrics.malformed.inc(status == 400)
+        self._metrics.malformed.add(status == 400)
         if self._reader.receiving is not None:
             self._reader.receiving.fail(status)  # its handler tells it
         elif self._task is not None or self._ahead:

@@ -90,7 +90,7 @@ class Watch:
         self._look_at_reader()
 
     def _end_head(self) -> None:
-        self._metrics.receive_timeouts.labels("header").inc()
+        self._metrics.receive_timeouts.add(1, "header")
         if self._watched.doing == NEW:
             # To a client that has asked nothing, a reply would look like the one to its next request.
             self._watched.close()
@@ -111,7 +111,7 @@ class Watch:
         if is_enough or self._watched.is_reading_paused:
             self._begin_window(min(BODY_WINDOW_S, self._patience.body_s))
         else:
-            self._metrics.receive_timeouts.labels("body").inc()
+            self._metrics.receive_timeouts.add(1, "body")
             self._watched.refuse(408)
 
     def _look_at_reader(self) -> None:
@@ -122,5 +122,5 @@ class Watch:
             self._moved_at = now
         self._n_unsent = n_unsent
         if now - self._moved_at > self._patience.write_idle_s:
-            self._metrics.slow_readers.inc()
+            self._metrics.slow_readers.add(1)
             self._watched.abort()
