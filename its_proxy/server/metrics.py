@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from its_proxy import __version__
 from its_proxy.admission import Admission
 from its_proxy.evaluated import evaluated_agreement
-from its_proxy.outcome import Outcome, generated_tokens
+from its_proxy.outcome import Outcome, State, generated_tokens
 from its_proxy.reply import wasted_tokens
 from its_proxy.server.counts import Counter, Histogram
 from its_proxy.server.traces import Traces
@@ -20,6 +20,8 @@ from its_proxy.targets import Target
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _LAGS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+_WHOLE: Set[State] = {"ok", "no_answer"}
+_ABSTAINS: Set[State] = {"no_answer", "truncated"}
 
 
 class Metrics(Collector):
@@ -97,14 +99,14 @@ class Metrics(Collector):
         )
 
     def count_outcome(self, model: str, outcome: Outcome) -> None:
-        n_tokens = n_whole = 0
+        n_tokens = 0
         for candidate in outcome.candidates:
-            self.candidates.add(1, model, candidate.state)
-            n_whole += candidate.is_valid
             told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
             n_tokens += generated_tokens(told) or 0
         self.tokens.add(n_tokens, model)
-        if n_whole < len(outcome.candidates) and (wasted := wasted_tokens(outcome)):
+        for state, n in outcome.states.items():
+            self.candidates.add(n, model, state)
+        if not outcome.states.keys() <= _WHOLE and (wasted := wasted_tokens(outcome)):
             self.wasted.add(wasted, model)
         for reason in outcome.degradations:
             self.degraded.add(1, reason.partition(" ")[0])
@@ -116,10 +118,10 @@ class Metrics(Collector):
         # A vote that nobody cast a ballot in has no leader, and says nothing of how far candidates agree.
         if outcome.vote.winner is not None:
             self.agreement.observe(outcome.vote.agreement, model)
-        for candidate in outcome.in_state("no_answer", "truncated"):
-            self.abstentions.add(1, model, candidate.state)
+        for state in _ABSTAINS & outcome.states.keys():
+            self.abstentions.add(outcome.states[state], model, state)
         if outcome.stopped in ("decided", "no_answer"):
-            n_received = len(outcome.candidates) - len(outcome.in_state("cancelled"))
+            n_received = len(outcome.candidates) - outcome.states.get("cancelled", 0)
             self.saved.add(outcome.plan.n - n_received, model, outcome.stopped)
         if outcome.vote.is_tie:
             self.ties.add(1, model)
