@@ -152,35 +152,38 @@ class TestExceptions:
         assert told(first).count("after") == 7
 
 
-OTHERS = f"""
-import asyncio, logging, threading, warnings
+# The canary comes from outside, as a client's words do: from Python 3.13 on tracebacks show the lines of such a script.
+OTHERS = """
+import asyncio, logging, sys, threading, warnings
 from its_proxy.server.logs import on_loop_exception, writing_logs
+
+CANARY = sys.argv[1]
 
 class Unraisable:
     def __del__(self):
-        raise ValueError("{CANARY}")
+        raise ValueError(CANARY)
 
 async def lost():
-    raise ValueError("{CANARY}")
+    raise ValueError(CANARY)
 
 async def main():
     asyncio.get_running_loop().set_exception_handler(on_loop_exception)
-    asyncio.get_running_loop().call_soon(int, "{CANARY}")
+    asyncio.get_running_loop().call_soon(int, CANARY)
     task = asyncio.ensure_future(lost())
     await asyncio.sleep(0.01)
     del task
 
 def in_thread():
-    raise ValueError("{CANARY}")
+    raise ValueError(CANARY)
 
 with writing_logs("debug"):
-    logging.getLogger("aiohttp.client").error("broke off at %s", "{CANARY}")
-    logging.getLogger("aiohttp.server").error("broke off at {CANARY}")
+    logging.getLogger("aiohttp.client").error("broke off at %s", CANARY)
+    logging.getLogger("aiohttp.server").error(f"broke off at {CANARY}")
     try:
-        int("{CANARY}")
+        int(CANARY)
     except ValueError:
-        logging.getLogger("asyncio").exception("failed with %s", "{CANARY}")
-    warnings.warn("{CANARY}")
+        logging.getLogger("asyncio").exception("failed with %s", CANARY)
+    warnings.warn(CANARY)
     asyncio.run(main())
     thread = threading.Thread(target=in_thread)
     thread.start()
@@ -192,7 +195,7 @@ with writing_logs("debug"):
 
 async def test_what_libraries_threads_and_lost_tasks_say_has_the_same_shape_without_their_words():
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OTHERS, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        sys.executable, "-c", OTHERS, CANARY, env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out = await ended(process)

@@ -55,7 +55,7 @@ class TestVote:
         script = {0: Say("\\boxed{1}"), 1: Say("\\boxed{2}"), 2: Say("none"), 3: Say("cut", finish_reason="length"),
                   4: Say(status=500)}  # fmt: skip
         receiver, upstream, [reply] = await traced(
-            lambda body, number: script.get(body["seed"], Say("\\boxed{7}")),
+            lambda body, number: script.get(body.get("seed"), Say("\\boxed{7}")),
             checkpoint, QUESTION | {"its": {"vote": "always", "stop": "none"}}, **PARENT,
         )  # fmt: skip
         [request] = [span for span in receiver.spans if span.kind == SERVER]
@@ -81,6 +81,7 @@ class TestVote:
         told = {
             body["seed"]: headers["traceparent"]
             for body, headers in zip(upstream.bodies, upstream.headers, strict=True)
+            if "seed" in body  # a probe has none, and the 500 may have been followed by one
         }
         assert told == {
             span.attributes["its_proxy.candidate"]: f"00-{TRACE_ID}-{span.span_id}-01" for span in candidates
