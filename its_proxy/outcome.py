@@ -113,7 +113,7 @@ def read_candidate(
 
 
 def generated_tokens(completion: Completion) -> int | None:
-    """What the upstream says it generated; None where it says nothing."""
+    """What the upstream says it generated; None where it says nothing, or a number that cannot be."""
     usage: Any = completion.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) else None
+    return tokens if isinstance(tokens, int) and tokens >= 0 else None

@@ -193,7 +193,7 @@ def wasted_tokens(outcome: Outcome) -> int:
     cut_off = [c for c in outcome.in_state("truncated", "lost") if c is not outcome.winner]
     told = [generated_tokens({"usage": _usage_of(c) or c.spent}) or 0 for c in cut_off]
     cancelled = [
-        _estimate(outcome, c) if c.spent is None else _tokens(c.spent, "completion_tokens")
+        _estimate(outcome, c) if c.spent is None else generated_tokens({"usage": c.spent}) or 0
         for c in outcome.in_state("cancelled")
     ]
     return sum(told) + sum(cancelled)

@@ -8,7 +8,7 @@ from its_proxy.handshake import NO_MANIFEST
 from its_proxy.outcome import Candidate, Outcome
 from its_proxy.plan import Member, Plan, PlannedMember, VoteRules
 from its_proxy.protocol.its import ItsReply
-from its_proxy.reply import completion_of, explanation, headers_of, report
+from its_proxy.reply import completion_of, explanation, headers_of, report, wasted_tokens
 from its_proxy.upstreams.http import HttpUpstream
 from its_proxy.voting.answers import read_answer
 from its_proxy.voting.tally import Ballot, majority_vote
@@ -81,6 +81,13 @@ def test_cancelled_prompts_are_counted_once_for_each_candidate_of_their_member()
     completion = told([*candidates, cancelled(4), cancelled(5)], members=("a", "b"))
     assert completion["usage"] == {"prompt_tokens": 30 + 2 * 10 + 2 * 20, "completion_tokens": 20, "total_tokens": 110}
     assert completion["its"]["cancelled"]["prompt_tokens"] == 60
+
+
+@pytest.mark.parametrize("count", [-5, 2.5, "many", None])
+def test_a_count_that_cannot_be_wastes_nothing(count):
+    told = {"completion_tokens": count}
+    candidates = [received(0, 7), cancelled(1, told), cancelled(2, spent(3)), lost(3, told)]
+    assert wasted_tokens(outcome(candidates)) == 3
 
 
 class TestWhatCancelledCandidatesCost:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Gauge, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -20,8 +20,7 @@ from its_proxy.targets import Target
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _LAGS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
-_WHOLE: Set[State] = {"ok", "no_answer"}
-_ABSTAINS: Set[State] = {"no_answer", "truncated"}
+_ABSTAINING: tuple[State, ...] = ("no_answer", "truncated")
 
 
 class Metrics(Collector):
@@ -106,7 +105,7 @@ class Metrics(Collector):
         self.tokens.add(n_tokens, model)
         for state, n in outcome.states.items():
             self.candidates.add(n, model, state)
-        if not outcome.states.keys() <= _WHOLE and (wasted := wasted_tokens(outcome)):
+        if wasted := wasted_tokens(outcome):
             self.wasted.add(wasted, model)
         for reason in outcome.degradations:
             self.degraded.add(1, reason.partition(" ")[0])
@@ -118,8 +117,9 @@ class Metrics(Collector):
         # A vote that nobody cast a ballot in has no leader, and says nothing of how far candidates agree.
         if outcome.vote.winner is not None:
             self.agreement.observe(outcome.vote.agreement, model)
-        for state in _ABSTAINS & outcome.states.keys():
-            self.abstentions.add(outcome.states[state], model, state)
+        for state in _ABSTAINING:
+            if n := outcome.states.get(state):
+                self.abstentions.add(n, model, state)
         if outcome.stopped in ("decided", "no_answer"):
             n_received = len(outcome.candidates) - outcome.states.get("cancelled", 0)
             self.saved.add(outcome.plan.n - n_received, model, outcome.stopped)

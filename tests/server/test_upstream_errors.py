@@ -79,6 +79,12 @@ async def test_a_200_that_is_no_completion_is_a_bad_gateway(asking, raw):
     assert reply.error["code"] in ("bad_upstream_payload", "quorum_lost")
 
 
+async def test_an_upstream_that_counts_less_than_no_tokens_has_answered_all_the_same(asking):
+    reply = await reply_to(Say(completion_tokens=-5), asking)
+    assert reply.status == 200
+    assert reply.json["choices"][0]["message"]["content"] == "\\boxed{1}"
+
+
 async def test_an_unreachable_upstream_is_a_bad_gateway():
     async with serving(model_settings(NOWHERE, None)) as server:
         for reply in (await server.ask(), await server.ask(stream=True)):
