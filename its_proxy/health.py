@@ -45,7 +45,10 @@ class Health:
     @property
     def is_blocked(self) -> bool:
         """Whether nobody may be sent there, even where there is nobody else."""
-        return monotonic() < self._rests_until or (self.is_ejected and self._is_mute)
+        if not self._rests_until and not self._ejected_until:
+            return False  # mostly so, and then the time does not matter
+        now = monotonic()
+        return now < self._rests_until or (now < self._ejected_until and self._is_mute)
 
     def blocked(self, name: str) -> UpstreamBusy:
         """What a query is told that finds `name` blocked."""

@@ -24,6 +24,9 @@ def cost_nothing(error: UpstreamError) -> bool:
 def choose(targets: Sequence[Target], besides: Target | None = None) -> Target | None:
     """The serving target with the least candidates in flight; drained ones, those that fail or are busy, and last those
     that are blocked, only where no other is left."""
+    if len(targets) == 1:
+        [only] = targets
+        return only if only.is_serving and only is not besides else None
     serving = [target for target in targets if target.is_serving and target is not besides]
     if len(serving) < 2:
         return serving[0] if serving else None
@@ -72,14 +75,17 @@ class Route:
 
     @property
     def name(self) -> str:
-        spread = ", ".join(target.upstream.name for target in self.targets)
-        return spread if self.is_spread else self.target.upstream.name
+        names = [target.upstream.name for target in (self.targets if self.is_spread else (self.target,))]
+        return ", ".join(names)
 
     async def complete(self, body: Body, request_id: str) -> Completion:
         target = self._next()
         try:
-            with tried_once(self._other(target) is not None):
+            if len(self.targets) == 1:
                 completion = await target.complete(self._body(target, body), request_id)
+            else:
+                with tried_once(self._other(target) is not None):
+                    completion = await target.complete(self._body(target, body), request_id)
         except UpstreamError as error:
             self.was_begun |= not cost_nothing(error)
             other = self._elsewhere(target, error)
@@ -116,9 +122,11 @@ class Route:
     def _next(self) -> Target:
         """Where the next call goes. Raises UpstreamBusy, the longest wait of all, where nobody may be sent anywhere."""
         target = self.target
-        if self.is_spread or (target.health.is_blocked and target is not self._probed):
+        is_blocked = target.health.is_blocked and target is not self._probed
+        if self.is_spread or is_blocked:
             target = choose(self.targets) or target
-        if target.health.is_blocked and target is not self._probed:
+            is_blocked = target.health.is_blocked and target is not self._probed
+        if is_blocked:
             raise longest_wait(self.targets)
         if target.health.begin_probe():
             self._probed = target

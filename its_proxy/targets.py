@@ -29,6 +29,10 @@ LONGEST_HINT_S = 10.0
 """What clients are told to wait at most: a server that is back is noticed before the next examination is due."""
 
 
+_VERIFIED: tuple[State, ...] = ("verified", "none")
+_BELIEVED: tuple[State, ...] = (*_VERIFIED, "unverified")
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What an operator may change of a target while it serves.
@@ -67,6 +71,7 @@ class Target:
         self.upstream = upstream
         self.served_name = served_name
         self.checkpoint = checkpoint
+        self.pair_id = checkpoint.pair_id if checkpoint is not None else None
         self.verdict = NO_MANIFEST if checkpoint is None and verdict is PENDING else verdict
         self.is_local = is_local
         self.policy = policy
@@ -84,19 +89,12 @@ class Target:
         return (self.model, id(self.upstream), self.served_name, self.pair_id)
 
     @property
-    def pair_id(self) -> str | None:
-        return self.checkpoint.pair_id if self.checkpoint is not None else None
-
-    @property
     def state(self) -> State:
         return self.verdict.state
 
     @property
     def is_serving(self) -> bool:
-        served: tuple[State, ...] = (
-            ("verified", "none") if self.policy.needs_verified else ("verified", "unverified", "none")
-        )
-        return self.state in served
+        return self.verdict.state in (_VERIFIED if self.policy.needs_verified else _BELIEVED)
 
     def require_serving(self) -> None:
         """Raises ModelUnavailable, with the reason, unless queries may be sent here."""

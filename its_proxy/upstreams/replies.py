@@ -25,10 +25,11 @@ def check_completion(completion: Completion, who: str = "the upstream") -> Compl
     choices = completion.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadPayload(f"{who} sent a completion without choices")
-    if not isinstance(choices[0].get("message"), dict):
+    message = choices[0].get("message")
+    if not isinstance(message, dict):
         raise BadPayload(f"{who} sent a choice without a message")
-    calls = choices[0]["message"].get("tool_calls") or []
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+    calls = message.get("tool_calls")
+    if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise BadPayload(f"{who} sent tool calls that are none")
     return completion
 

@@ -22,7 +22,8 @@ class RetryBudget:
         self._most_saved = self._saved = most_saved
 
     def earn(self) -> None:
-        self._saved = min(self._most_saved, self._saved + SHARE)
+        if self._saved < self._most_saved:  # mostly it is all there
+            self._saved = min(self._most_saved, self._saved + SHARE)
 
     def spend(self) -> bool:
         """Whether one more second try can be paid."""

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from its_proxy.codesign.light import light
+from its_proxy.upstreams.places import Places
 from its_proxy.upstreams.transport import (
     DNS_TTL_S,
     KEEPALIVE_S,
@@ -27,16 +29,23 @@ from its_proxy.upstreams.transport import (
 from its_proxy.upstreams.written import Pieces
 
 MAX_HEAD_BYTES = 64 * 1024
+_TOO_LARGE = "the reply's header is too large"
 LOOK_S = 0.05
 """By so much a wait may last longer than it should."""
 
 
+@light
 @dataclass(frozen=True, slots=True)
 class Head:
     """A reply's status and header fields, by lower-case name; of a repeated field the last."""
 
     status: int
     fields: dict[bytes, bytes]
+
+    @property
+    def has_length(self) -> bool:
+        """Whether its body's end is told; else it ends with the connection."""
+        return b"content-length" in self.fields or b"chunked" in self.fields.get(b"transfer-encoding", b"")
 
 
 class Waits:
@@ -47,8 +56,8 @@ class Waits:
         self._ends_at: dict[asyncio.Future[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, waiter: "asyncio.Future[None]", within_s: float) -> None:
-        self._ends_at[waiter] = self._loop.time() + within_s
+    def add(self, waiter: "asyncio.Future[None]", ends_at: float) -> None:
+        self._ends_at[waiter] = ends_at
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self._look)
 
@@ -79,8 +88,8 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        self._fields: dict[bytes, bytes] = {}
-        self._n_head_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._n_read = 0
         self._head: Head | None = None
         self._is_complete = False
         self._stays = False
@@ -98,18 +107,21 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._error is None and self._transport is not None and not self._transport.is_closing()
 
-    def send(self, head: bytes, data: Pieces) -> None:
+    def send(self, head: bytes, data: Pieces, n_bytes: int) -> None:
+        """`n_bytes`: those of the data."""
         assert self._transport is not None
         self._begin()
         self._is_awaiting = True
-        request = [head, *data]
-        for piece in request if sum(map(len, data)) > SENT_AS_ONE_BYTES else [b"".join(request)]:
-            self._transport.write(piece)
+        if n_bytes <= SENT_AS_ONE_BYTES:
+            self._transport.write(b"".join([head, *data]))
+        else:
+            for piece in (head, *data):
+                self._transport.write(piece)
 
-    async def head(self, within_s: float) -> Head:
-        """Raises TransportError, or TimeoutError."""
+    async def head(self, ends_at: float) -> Head:
+        """Raises TransportError, or TimeoutError at that moment of the loop's clock."""
         while self._head is None:
-            await self._more(within_s)
+            await self._more(ends_at)
         return self._head
 
     async def chunk(self, within_s: float) -> bytes:
@@ -118,7 +130,7 @@ class Connection(asyncio.Protocol):
         while not self._body:
             if self._is_complete:
                 return b""
-            await self._more(within_s)
+            await self._more(self._loop.time() + within_s)
         return self._taken()
 
     def whole(self) -> bytes | None:
@@ -141,11 +153,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _more(self, within_s: float) -> None:
+    async def _more(self, ends_at: float) -> None:
         if self._error is not None:
             raise self._error
         waiter = self._waiter = self._loop.create_future()
-        self._waits.add(waiter, within_s)
+        self._waits.add(waiter, ends_at)
         try:
             await waiter
         finally:
@@ -173,6 +185,7 @@ class Connection(asyncio.Protocol):
             # A second reply, or more than the first one's length: whose would it be?
             self._fail("the server sent what nobody asked for")
             return
+        self._n_read += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -182,11 +195,12 @@ class Connection(asyncio.Protocol):
                 self._fail("the server sent what is no HTTP reply")
         except httptools.HttpParserUpgrade:
             self._fail("the server wants another protocol")
+        if self._head is None and self._n_read > MAX_HEAD_BYTES:
+            self._fail(_TOO_LARGE)
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
-        has_length = b"content-length" in self._fields or b"chunked" in self._fields.get(b"transfer-encoding", b"")
-        if self._head is not None and not has_length and error is None and self._error is None:
+        if error is None and self._error is None and self._head is not None and not self._head.has_length:
             self._is_complete = True  # by HTTP/1.0's rule the end of the connection is the end of the body
         if self._error is None:
             self._error = TransportError("the server closed the connection")
@@ -200,19 +214,16 @@ class Connection(asyncio.Protocol):
             raise TransportError("the server sent what nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is not None:
-            return  # a trailer: nothing that is decided by it
-        self._n_head_bytes += len(name) + len(value)
-        if self._n_head_bytes > MAX_HEAD_BYTES:
-            raise TransportError("the reply's header is too large")
-        self._fields[name.lower()] = value
+        if self._head is None:  # a trailer decides nothing
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status < 200:
-            self._fields = {}  # an interim reply: the one that counts follows it
-        else:
-            self._head = Head(status, self._fields)
+        fields, status = self._fields, self._parser.get_status_code()
+        if self._n_read > MAX_HEAD_BYTES and sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
+            raise TransportError(_TOO_LARGE)
+        self._fields = []  # of an interim reply: the one that counts follows it
+        if status >= 200:
+            self._head = Head(status, {name.lower(): value for name, value in fields})
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -265,38 +276,42 @@ class WireTransport:
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._lines = _lines({"Host": parts.netloc.encode("idna").decode(), **fields})
         self._connect_timeout_s = connect_timeout_s
-        self._places = asyncio.Semaphore(max_connections)
+        self._places = Places(max_connections)
         self._idle: deque[Connection] = deque()
         self._addresses: list[tuple[str, int]] = []
         self._resolved_at = float("-inf")
         self._sweep: asyncio.TimerHandle | None = None
         self._waits: Waits | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
     async def open(
         self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
     ) -> "WireResponse":
-        ends_at = asyncio.get_running_loop().time() + within_s
-        connection = await self._connection(within_s)
+        # Asked for once: CPython 3.11 makes a system call of it.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        now, n_bytes = loop.time(), sum(map(len, data))
+        connection = self._idle_one(now) if self._places.n_free else None
+        if connection is None:
+            connection = await self._connection(within_s)
+        else:
+            self._places.take_at_once()  # mostly there is all that is needed, and nothing to wait for
         try:
-            connection.send(self._head(method, path, fields, sum(map(len, data))), data)
-            return WireResponse(self, connection, await connection.head(ends_at - asyncio.get_running_loop().time()))
+            connection.send(self._head(method, path, fields, n_bytes), data, n_bytes)
+            return WireResponse(self, connection, await connection.head(now + within_s))
         except BaseException:
             connection.close()
-            self._places.release()
+            self._places.give_back()
             raise
 
     async def _connection(self, within_s: float) -> Connection:
-        """One to send on, with its place: mostly at once."""
-        if not self._places.locked() and (idle := self._idle_one()) is not None:
-            await self._places.acquire()  # returns without a wait
-            return idle
+        """One to send on, with its place."""
         async with asyncio.timeout(within_s):
-            await self._places.acquire()
+            await self._places.take()
             try:
-                return self._idle_one() or await self._connect()
+                return self._idle_one(asyncio.get_running_loop().time()) or await self._connect()
             except BaseException:
-                self._places.release()
+                self._places.give_back()
                 raise
 
     async def close(self) -> None:
@@ -312,21 +327,20 @@ class WireTransport:
         return head.encode("utf-8", "surrogateescape")
 
     def take_back(self, connection: Connection) -> None:
-        self._places.release()
-        if self._is_closed or not (connection.is_open and connection.is_reusable):
+        self._places.give_back()
+        if self._is_closed or self._loop is None or not (connection.is_open and connection.is_reusable):
             connection.close()
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(KEEPALIVE_S, self._sweep_idle)
+            self._sweep = self._loop.call_later(KEEPALIVE_S, self._sweep_idle)
 
-    def _idle_one(self) -> Connection | None:
+    def _idle_one(self, now: float) -> Connection | None:
         """The one used last: the others may then grow old and go."""
         while self._idle:
             connection = self._idle.pop()
-            is_fresh = asyncio.get_running_loop().time() - connection.idle_since < KEEPALIVE_S
-            if is_fresh and connection.is_open:
+            if now - connection.idle_since < KEEPALIVE_S and connection.is_open:
                 return connection
             connection.close()
         return None

@@ -45,6 +45,9 @@ class SharedBody(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.own[name] if name in self.own else self.shared.fields[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self.shared.fields
+
     def get(self, name: str, default: Any = None) -> Any:
         return self.own[name] if name in self.own else self.shared.fields.get(name, default)
 

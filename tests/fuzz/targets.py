@@ -132,7 +132,7 @@ async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes
     transport = _Transport()
     connection = Connection()
     connection.connection_made(transport)
-    connection.send(b"GET / HTTP/1.1\r\n\r\n", (b"",))
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", [], 0)
     for piece in pieces:
         if not transport.is_closing():
             connection.data_received(piece)

@@ -529,7 +529,7 @@ async def test_leaving_a_call_closes_its_connection(answer):
         with pytest.raises(asyncio.CancelledError):
             await call
         assert not upstream._transport._idle
-        assert upstream._transport._places._value == 1024
+        assert upstream._transport._places.n_free == 1024
 
 
 async def test_after_500_calls_that_were_left_new_ones_work_and_no_connection_is_kept():
@@ -548,7 +548,7 @@ async def test_after_500_calls_that_were_left_new_ones_work_and_no_connection_is
         for number in range(10):
             assert (await upstream.complete(BODY, f"again-{number}"))["choices"][0]["message"]["content"] == "7"
         assert len(upstream._transport._idle) == 1
-        assert upstream._transport._places._value == 64
+        assert upstream._transport._places.n_free == 64
 
 
 async def test_a_call_that_waits_for_a_free_connection_can_be_left_too():
