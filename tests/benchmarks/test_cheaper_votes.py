@@ -11,7 +11,7 @@ from benchmarks.cheaper_votes.replayed import Clock, Run, replayed
 from benchmarks.cheaper_votes.ways import Way, adaptive_consistency, esc, served, short
 from benchmarks.vllm_vote.kept import Kept
 from its_proxy.candidates import Item, Row
-from tests.test_sampling import box, sampled
+from tests.sampling.candidates import box, sampled
 
 RESULTS = json.loads((page.ROOT / "docs/results/cheaper-votes.json").read_text())
 PAGE = (page.ROOT / "docs/cheaper-votes.md").read_text()
