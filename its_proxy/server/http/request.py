@@ -80,6 +80,9 @@ class Request:
         value = self._fields.get(name)
         return None if value is None else value.decode("utf-8", "surrogateescape").rstrip(" \t")
 
+    def has(self, name: bytes) -> bool:
+        return name in self._fields
+
     @property
     def has_repeated(self) -> bool:
         return bool(self._repeated)
