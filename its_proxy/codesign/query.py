@@ -43,7 +43,8 @@ def user_turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
     for position, message in enumerate(messages):
         if role_of(message) != "user":
             continue
-        text = "\n".join(_texts(message.get("content")))
+        content = message.get("content")
+        text = content if type(content) is str else "\n".join(_texts(content))
         if text.strip():
             turns.append(Turn(position, number, text))
         number += 1
@@ -57,12 +58,11 @@ def role_of(message: Any) -> Any:
 
 def with_rewrites(messages: Sequence[Message], rewrites: Mapping[int, Rewrite]) -> list[Message]:
     """New messages with `rewrites[position]` applied; every other message is passed on as the same object."""
-    return [
-        {**message, "content": _rewrite_content(message["content"], rewrites[position])}
-        if position in rewrites
-        else message
-        for position, message in enumerate(messages)
-    ]
+    rewritten = list(messages)
+    for position, rewrite in rewrites.items():
+        message = messages[position]
+        rewritten[position] = {**message, "content": _rewrite_content(message["content"], rewrite)}
+    return rewritten
 
 
 def _texts(content: Any) -> list[str]:

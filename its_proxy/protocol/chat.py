@@ -12,6 +12,7 @@ from its_proxy.protocol.limits import MAX_PARTS, refuse_excess
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
 _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
 DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
+_DENIED = frozenset(DENIED)
 
 
 @light
@@ -36,10 +37,12 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
     _optional(body, "chat_template_kwargs", dict, None)
     stream = _optional(body, "stream", bool, False)
     options = _optional(body, "stream_options", dict, {})
+    forwarded = dict(body)
+    forwarded.pop("its", None)
     return ChatRequest(
         model=model,
         messages=_read_messages(body.get("messages")),
-        body={key: value for key, value in body.items() if key != "its"},
+        body=forwarded,
         its=read_its(body.get("its")),
         n=_positive(body, "n", 1),
         is_stream=stream,
@@ -56,8 +59,11 @@ def read_model(body: Mapping[str, Any]) -> str:
 
 def refuse_denied(body: Mapping[str, Any]) -> None:
     """Fields that reach past the model into the engine: another tenant's cache, another request's slot."""
+    names = "\n".join(body)
+    if _DENIED.isdisjoint(body) and "kv_" not in names and "_transfer_params" not in names:
+        return  # seen at one look; the rest is for whom it concerns
     for key in body:
-        if key in DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
+        if key in _DENIED or key.startswith("kv_") or key.endswith("_transfer_params"):
             raise RequestError(f"{key[:100]} is not for clients to set", param=key[:100], code="field_not_allowed")
 
 
@@ -81,17 +87,23 @@ def _read_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages is required and must be a non-empty list", param="messages")
     for position, message in enumerate(messages):
-        param = f"messages[{position}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            param = f"messages[{position}]"
             raise RequestError(f"{param} must be an object with a role", param=param)
-        content = message.get("content")
-        if not isinstance(content, str | list | None):
-            raise RequestError(f"{param}.content must be a string or a list of parts", param=f"{param}.content")
-        if isinstance(content, list) and len(content) > MAX_PARTS:
-            raise RequestError(f"{param}.content has more than {MAX_PARTS} parts", param=f"{param}.content")
-        if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
-            raise RequestError(f"{param}.content must hold objects", param=f"{param}.content")
+        if not isinstance(content := message.get("content"), str):
+            _check_parts(content, f"messages[{position}].content")
     return messages
+
+
+def _check_parts(content: Any, param: str) -> None:
+    if content is None:
+        return
+    if not isinstance(content, list):
+        raise RequestError(f"{param} must be a string or a list of parts", param=param)
+    if len(content) > MAX_PARTS:
+        raise RequestError(f"{param} has more than {MAX_PARTS} parts", param=param)
+    if not all(isinstance(part, dict) for part in content):
+        raise RequestError(f"{param} must hold objects", param=param)
 
 
 def _optional(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:

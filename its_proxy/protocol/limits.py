@@ -22,7 +22,7 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
         if isinstance(value, list | dict) and len(value) > most:
             raise RequestError(f"{name} has {len(value)} entries, and at most {most} are allowed", param=name)
     stop = body.get("stop")
-    for text in stop if isinstance(stop, list) else [stop] if stop is not None else []:
+    for text in () if stop is None else stop if isinstance(stop, list) else (stop,):
         if isinstance(text, str) and len(text) > MAX_STOP_CHARS:
             raise RequestError(f"stop has a text of more than {MAX_STOP_CHARS} characters", param="stop")
 

@@ -4,6 +4,7 @@ llhttp (httptools), strict as it comes, refuses what is ambiguous about lines, l
 keeps what is said twice, and lets through a few versions and codings that are none of ours: that is refused here.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import httptools
@@ -32,6 +33,7 @@ class Reader:
         self._parser = httptools.HttpRequestParser(self)
         self._connection = connection
         self.n_requests = 0
+        self._n_chunk = self._n_seen = 0
         self.is_over = False
         self.receiving: Request | None = None
         self.on_message_begin()
@@ -40,6 +42,8 @@ class Reader:
     def feed(self, data: bytes) -> bool:
         """Whether it could be read; after what could not, nothing is."""
         n_before, body = self.n_requests, self.receiving
+        self._n_chunk = len(data)
+        self._n_seen += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -74,9 +78,9 @@ class Reader:
             raise Unreadable
         self.is_in_head = True
         self._target = b""
-        self._fields: dict[bytes, bytes] = {}
-        self._repeated: set[bytes] = set()
-        self._n_fields = self._n_field_bytes = self._n_head_bytes = self._n_body_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._n_head_bytes = self._n_body_bytes = 0
+        self._n_seen = self._n_chunk  # perhaps less than all of it
 
     def on_url(self, target: bytes) -> None:
         self._target += target
@@ -86,24 +90,20 @@ class Reader:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.receiving is not None:
             return  # a trailer: nothing that is decided by it
-        n_bytes = len(name) + len(value)
-        self._n_fields += 1
-        self._n_field_bytes += n_bytes
-        if n_bytes > MAX_FIELD_BYTES or self._n_fields > MAX_FIELDS or self._n_field_bytes > MAX_HEAD_BYTES:
+        self._fields.append((name, value))
+        if len(self._fields) > MAX_FIELDS:
             raise Unreadable
-        name = name.lower()
-        if name in self._fields:
-            self._repeated.add(name)
-        else:
-            self._fields[name] = value
 
     def on_headers_complete(self) -> None:
         self.is_in_head = False
         self._n_head_bytes = 0
         if self.receiving is not None:
             return  # told again, see _ignore_upgrade
+        if self._n_seen > MAX_FIELD_BYTES:  # else nothing in it can be too large
+            self._refuse_large_fields()
         version = self._parser.get_http_version()
-        coding = self._fields.get(b"transfer-encoding")
+        fields, repeated = self._by_name()
+        coding = fields.get(b"transfer-encoding")
         # An old client that chunks has a front that misunderstands one of the two.
         if version != "1.1" and (version != "1.0" or coding is not None):
             raise Unreadable
@@ -118,14 +118,28 @@ class Reader:
             method,
             self._target.decode("latin-1"),
             version,
-            self._fields,
-            self._repeated,
+            fields,
+            repeated,
             is_kept=self._parser.should_keep_alive(),
         )
         if not self._connection.take(request):
             self.is_over = True  # what is here already is answered, and the last answer says that it is the last
             raise Unreadable
         self.receiving = request
+
+    def _refuse_large_fields(self) -> None:
+        n_bytes = [len(name) + len(value) for name, value in self._fields]
+        if max(n_bytes, default=0) > MAX_FIELD_BYTES or sum(n_bytes) > MAX_HEAD_BYTES:
+            raise Unreadable
+
+    def _by_name(self) -> tuple[dict[bytes, bytes], Collection[bytes]]:
+        """By the name in lower case, of a repeated field the first; and the names of those."""
+        fields = {name.lower(): value for name, value in self._fields}
+        if len(fields) == len(self._fields):
+            return fields, ()
+        names = [name.lower() for name, _ in self._fields]
+        first = {name.lower(): value for name, value in reversed(self._fields)}
+        return {name: first[name] for name in fields}, {name for name in names if names.count(name) > 1}
 
     def on_body(self, chunk: bytes) -> None:
         if self.receiving is not None:

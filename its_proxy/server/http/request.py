@@ -1,7 +1,7 @@
 """One request: its head, its body once that has come, and what becomes known of it while it is answered."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from its_proxy.server.http.response import Stream, head
@@ -46,7 +46,7 @@ class Request:
         target: str,
         version: str,
         fields: dict[bytes, bytes],
-        repeated: set[bytes],
+        repeated: Collection[bytes],
         *,
         is_kept: bool,
     ) -> None:

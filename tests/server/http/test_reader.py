@@ -122,6 +122,14 @@ def test_a_head_has_a_limit_of_fields_and_of_bytes_in_one_and_in_all(n_fields, n
     assert (len(requests) == 1, all(were_read)) == (is_read, is_read)
 
 
+@pytest.mark.parametrize("at", [1, 40, MAX_HEAD_BYTES // 2, MAX_HEAD_BYTES])
+async def test_a_head_that_begins_behind_another_request_is_measured_whole(at):
+    field = b"x%d: " + b"x" * 2000 + b"\r\n"
+    large = b"GET / HTTP/1.1\r\n" + b"".join(field % n for n in range(MAX_HEAD_BYTES // 1900)) + b"\r\n"
+    requests, were_read, _ = reading(BARE + large[:at], large[at:])
+    assert (len(requests), were_read[-1]) == (1, False)
+
+
 @pytest.mark.parametrize("begun", [b"GET /" + b"x" * 9000, b"GET / HTTP/1.1\r\nx: " + b"x" * 2 * MAX_HEAD_BYTES])
 def test_a_head_that_does_not_end_is_left_at_its_limit(begun):
     _, were_read, _ = reading(*in_pieces(begun, 1000))
