@@ -12,7 +12,8 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._ends_at = asyncio.get_running_loop().time() + seconds
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + seconds
 
     @property
     def ends_at(self) -> float:
@@ -21,7 +22,7 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        return self._ends_at - asyncio.get_running_loop().time()
+        return self._ends_at - self._loop.time()
 
     def held(self) -> "_Held":
         """Raises UpstreamTimeout where the block would last beyond it."""

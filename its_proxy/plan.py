@@ -30,7 +30,8 @@ from its_proxy.voting.stop import StopName, n_to_start
 DEADLINE_S = 600.0
 Mode = Literal["auto", "always", "off"]
 # Set anew for each candidate, member or call; the sampling fields have an owner of their own.
-_OWN_FIELDS = frozenset(("model", "n", "seed", "stream", "stream_options", *SAMPLING_FIELDS))
+_SAMPLING = frozenset(SAMPLING_FIELDS)
+_OWN_FIELDS = _SAMPLING | {"model", "n", "seed", "stream", "stream_options"}
 # What changes the prompt that a server renders, beside chat_template*, and the value that does not.
 _RENDERING: Mapping[str, Any] = {
     "add_generation_prompt": True,
@@ -136,19 +137,17 @@ class Plan:
     is_valid: IsValid | None = None
     is_mistrusted: bool = False
     n_requested: int | None = None
+    is_forced: bool = field(init=False)
     reservations: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_forced", True in [planned.is_forced for planned in self.members])
         object.__setattr__(self, "reservations", tuple(_reservations(self)))
 
     @property
     def wave(self) -> int:
         """How many candidates run side by side at first, once a vote is held."""
         return self.n_first or self.n
-
-    @property
-    def is_forced(self) -> bool:
-        return True in [planned.is_forced for planned in self.members]
 
     def member_of(self, index: int) -> PlannedMember:
         """Candidates go round the members, so that a vote stopped early has heard all of them alike."""
@@ -252,7 +251,7 @@ def _n_first(rules: VoteRules, members: Sequence[Member], n: int, n_choices: int
 
 def _overridden(request: ChatRequest, rules: VoteRules) -> VoteRules:
     its = request.its
-    kind = its.answer or _format_kind(request, rules)
+    kind = its.answer or (_format_kind(request, rules) if "response_format" in request.body else None)
     if kind is None and its is NOTHING_ASKED:
         return rules
     asked = (its.vote, its.n, its.stop, kind, its.min_agreement, its.on_no_answer, its.on_no_consensus)
@@ -402,6 +401,8 @@ def _asked_in_vain(error: ManifestError) -> RequestError:
 def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
     if recipe is None or recipe.strategy.family == "none" or is_forced:
         return
+    if _RENDERING.keys().isdisjoint(request.body) and "chat_template" not in "\n".join(request.body):
+        return  # seen at one look; the rest is for whom it concerns
     for key, value in request.body.items():
         renders = key.startswith("chat_template") and value is not None
         if renders or (key in _RENDERING and value not in (None, [], _RENDERING[key])):
@@ -413,7 +414,9 @@ def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced
 def _sampling(request: ChatRequest, member: Member, is_vote: bool) -> dict[str, Any]:
     """Who owns temperature and its like: the manifest for a vote (a client library's default `temperature: 0`
     would turn it into n equal answers), the client where one candidate is asked or where it insists."""
-    own = {key: value for key in SAMPLING_FIELDS if (value := request.body.get(key)) is not None}
+    own: dict[str, Any] = {}
+    if not _SAMPLING.isdisjoint(request.body):
+        own = {key: value for key in SAMPLING_FIELDS if (value := request.body.get(key)) is not None}
     recorded = member.checkpoint.sampling if member.checkpoint is not None else {}
     if request.its.sampling == "client":
         return own

@@ -111,15 +111,14 @@ def _refuse_large_integers(outside: bytes) -> None:
 
 def _n_keys(body: dict[str, Any]) -> int:
     n_keys = 0
-    waiting: list[Any] = [body]
-    while waiting:
-        container = waiting.pop()
+    containers: list[Any] = [body]
+    for container in containers:  # more of which are found meanwhile
         if type(container) is dict:
             n_keys += len(container)
             container = container.values()
         # Most lists and objects hold none themselves, and are seen through without a loop.
         if not _CONTAINERS.isdisjoint(map(type, container)):
-            waiting += [child for child in container if type(child) in _CONTAINERS]
+            containers += [child for child in container if type(child) in _CONTAINERS]
     return n_keys
 
 

@@ -44,7 +44,7 @@ def read_chat(body: dict[str, Any]) -> ChatRequest:
         messages=_read_messages(body.get("messages")),
         body=forwarded,
         its=read_its(body.get("its")),
-        n=_positive(body, "n", 1),
+        n=_positive(body, "n", 1) if "n" in body else 1,
         is_stream=stream,
         wants_usage=stream and options.get("include_usage") is True,
     )
@@ -69,6 +69,8 @@ def refuse_denied(body: Mapping[str, Any]) -> None:
 
 def client_max_tokens(body: Mapping[str, Any]) -> int | None:
     """The client's own cap on generated tokens, by either of its names."""
+    if "max_completion_tokens" not in body and "max_tokens" not in body:
+        return None
     cap: int | None = _positive(body, "max_completion_tokens", None)
     older: int | None = _positive(body, "max_tokens", None)
     return min(cap, older) if cap is not None and older is not None else cap if older is None else older
