@@ -21,11 +21,12 @@ async def ask_alone(plan: Plan, request_id: str, *, place: Place, deadline: Dead
     member = plan.members[0].member
     body, call_id = over(plan.members[0].body, {"seed": plan.seed}), f"{request_id}-0"
     began = monotonic()
-    async with deadline.held(), place.candidate():
-        if observer is NOBODY:
-            candidate = _read(plan, await member.upstream.complete(body, call_id), began)
-        else:
-            candidate = await _watched(plan, body, call_id, began, observer)
+    with deadline.held():
+        async with place.candidate():
+            if observer is NOBODY:
+                candidate = _read(plan, await member.upstream.complete(body, call_id), began)
+            else:
+                candidate = await _watched(plan, body, call_id, began, observer)
     ballots = [] if candidate.answer is None else [Ballot(0, candidate.answer, candidate.weight)]
     vote = majority_vote(ballots, min_agreement=plan.rules.min_agreement)
     return Outcome(plan, (candidate,), vote, candidate, "complete", monotonic() - began)

@@ -33,7 +33,7 @@ class Deadline:
         waiting = _Held(self._ends_at, self._seconds, keeps_timer=True)
         try:
             while True:
-                async with waiting:
+                with waiting:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
@@ -58,14 +58,14 @@ class _Held:
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = self._task = asyncio.current_task()
         assert task is not None
         self._n_before = task.cancelling()
         if self._timer is None:
             self._timer = task.get_loop().call_at(self._ends_at, self._end)
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         task, self._task = self._task, None
         if not self._keeps_timer:
             self.close()

@@ -198,7 +198,7 @@ class Exchange:
     async def _pass_on(self, body: Body, deadline: Deadline) -> Completion:
         member = self.members[0]
         with self.observer.call(member) as call, applied(self.front.mark), traced(call.traceparent):
-            async with deadline.held():
+            with deadline.held():
                 completion = await member.upstream.complete(body, self.request_id)
             call.told("ok", completion)
         return completion
@@ -230,9 +230,8 @@ class Exchange:
         async with AsyncExitStack() as stack:
             call = stack.enter_context(self.observer.call(self.members[0]))
             # Only while it begins: who reads the stream may be another task.
-            with applied(self.front.mark), traced(call.traceparent):
-                async with deadline.held():
-                    chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
+            with applied(self.front.mark), traced(call.traceparent), deadline.held():
+                chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
             async with aclosing(deadline.bounded(chunks)) as bounded, aclosing(relayed(bounded)) as whole:
                 yield Streamed(dict(headers), whole)
 

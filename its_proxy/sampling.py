@@ -72,9 +72,8 @@ async def sample(
         return await ask_alone(plan, request_id, place=place, deadline=deadline, observer=observer)
     query = _Query(plan, request_id, audience, place, observer)
     try:
-        async with deadline.held():
-            with one_query(), applied(_common_pair(plan)):
-                stopped = await query.run()
+        with deadline.held(), one_query(), applied(_common_pair(plan)):
+            stopped = await query.run()
     except UpstreamTimeout:
         stopped = "deadline"
     candidates, seconds = query.finish(), query.elapsed()

@@ -96,14 +96,15 @@ class _Relay:
         for number, line in enumerate(lines):
             if len(line) <= 2 or not (data := data_of(line)):
                 continue  # the end of an event, a comment
+            if data == b"[DONE]":
+                self.is_done = True
+                return b"".join(lines[:number])
             try:
-                self.is_done = data == b"[DONE]"
-                if not self.is_done and _is_finish(_event_of(data)):
-                    self.is_finished = True
+                event = _event_of(data)
             except UpstreamError as error:
                 self.error = error
-            if self.is_done or self.error is not None:
                 return b"".join(lines[:number])
+            self.is_finished = self.is_finished or _is_finish(event)
         return b"".join(lines)
 
 
@@ -171,7 +172,7 @@ def _event_of(data: bytes) -> dict[str, Any]:
         raise BadPayload("the upstream sent an event that is not JSON") from None
     if not isinstance(document, dict):
         raise BadPayload("the upstream sent an event that is not a JSON object")
-    if "error" in document and "choices" not in document:
+    if "choices" not in document and "error" in document:
         raise UpstreamError("the upstream reported an error in its stream")
     return document
 

@@ -167,7 +167,8 @@ async def _end_with_error(request: Request, stream: Stream, reply: ErrorReply) -
     """The status has left already: the error is the stream's last event but [DONE]."""
     log.warning("a stream ended with an error", id=request.id, code=reply.status)
     try:
-        await stream.write(request.dialect.broken(reply.body))
+        stream.write(request.dialect.broken(reply.body))
+        await stream.caught_up()
         stream.end()
     except ConnectionResetError:
         raise asyncio.CancelledError from None

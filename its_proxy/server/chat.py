@@ -127,7 +127,9 @@ async def _stream(request: Request, exchange: Exchange) -> Stream:
         stream = request.begin({**_STREAM_HEADERS, **streamed.headers})
         async with aclosing(request.dialect.events(streamed.chunks)) as events:
             async for told in events:
-                await stream.write(told)
+                stream.write(told)
+                if stream.is_behind:
+                    await stream.caught_up()
     stream.end()
     return stream
 

@@ -176,9 +176,9 @@ class HttpUpstream:
         """The whole body, bounded in size and in silence."""
         if (whole := response.whole()) is not None and len(whole) <= MAX_REPLY_BYTES:
             return whole
-        body = await self._next_chunk(response, self._idle_timeout_s)
+        body = await self._next_chunk(response)
         # Mostly that is all of it. What is longer waits for its turn while it grows.
-        more = await self._next_chunk(response, self._idle_timeout_s) if body else b""
+        more = await self._next_chunk(response) if body else b""
         return await self._read_on(response, bytearray(body + more)) if more else body
 
     async def _read_on(self, response: Response, body: bytearray) -> bytes:
@@ -188,7 +188,7 @@ class HttpUpstream:
                     if len(body) > MAX_REPLY_BYTES:
                         raise BadPayload(f"upstream {self.name} sent more than {MAX_REPLY_BYTES} bytes")
                     await turn.grown_to(len(body))
-                    if not (chunk := await self._next_chunk(response, self._idle_timeout_s)):
+                    if not (chunk := await self._next_chunk(response)):
                         return bytes(body)
                     body += chunk
         finally:
@@ -197,18 +197,24 @@ class HttpUpstream:
     async def _chunks(self, response: Response) -> AsyncGenerator[bytes, None]:
         # A stream's headers come at once, its first event when the request leaves the server's queue.
         timeout_s = self._first_byte_timeout_s
-        while chunk := await self._next_chunk(response, timeout_s):
-            yield chunk
-            timeout_s = self._idle_timeout_s
+        try:
+            while chunk := await response.chunk(timeout_s):
+                yield chunk
+                timeout_s = self._idle_timeout_s
+        except (TimeoutError, TransportError) as error:
+            raise self._cut_off(error) from None
 
-    async def _next_chunk(self, response: Response, timeout_s: float) -> bytes:
+    async def _next_chunk(self, response: Response) -> bytes:
         """Whatever has come, or nothing at the end."""
         try:
-            return await response.chunk(timeout_s)
-        except TimeoutError:
-            raise UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply") from None
-        except TransportError:
-            raise UpstreamError(f"upstream {self.name} broke off in the middle of a reply") from None
+            return await response.chunk(self._idle_timeout_s)
+        except (TimeoutError, TransportError) as error:
+            raise self._cut_off(error) from None
+
+    def _cut_off(self, error: Exception) -> UpstreamError:
+        if isinstance(error, TimeoutError):
+            return UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply")
+        return UpstreamError(f"upstream {self.name} broke off in the middle of a reply")
 
 
 def _transport(url: str, fields: dict[str, str], max_connections: int, connect_timeout_s: float) -> Transport:

@@ -4,7 +4,7 @@ A transport follows no redirect, keeps no cookie, inflates nothing, and heeds no
 raises the three errors below and TimeoutError, and no others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
 from its_proxy.upstreams.written import Pieces
@@ -45,7 +45,7 @@ class Response(Protocol):
         """The body, where all of it is here already and nothing of it was read; None says nothing."""
         ...
 
-    async def chunk(self, within_s: float) -> bytes:
+    def chunk(self, within_s: float) -> Awaitable[bytes]:
         """Whatever of the body has come; nothing at its end. Raises TimeoutError where nothing comes in time."""
         ...
 

@@ -8,7 +8,7 @@ some 0.2 ms of CPU a call more.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -256,10 +256,10 @@ class WireResponse:
         assert self._connection is not None
         return self._connection.whole()
 
-    async def chunk(self, within_s: float) -> bytes:
+    def chunk(self, within_s: float) -> Awaitable[bytes]:
         """Raises TransportError, or TimeoutError."""
         assert self._connection is not None
-        return await self._connection.chunk(within_s)
+        return self._connection.chunk(within_s)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -59,12 +59,18 @@ class Stream:
         self._connection = connection
         self._is_chunked = is_chunked
 
-    async def write(self, data: bytes) -> None:
-        """Waits only while the client is slower. Raises ConnectionResetError."""
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client reads more slowly than it is written to; then `caught_up` is waited for."""
+        return self._connection.is_paused
+
+    def write(self, data: bytes) -> None:
+        """Raises ConnectionResetError."""
         if data:
             self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-            if self._connection.is_paused:
-                await self._connection.drained()
+
+    async def caught_up(self) -> None:
+        await self._connection.drained()
 
     def end(self) -> None:
         """Raises ConnectionResetError."""
