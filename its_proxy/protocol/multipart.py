@@ -13,8 +13,12 @@ MAX_HEAD_BYTES = 4096
 _BOUNDARY = re.compile(
     r'multipart/form-data\s*;\s*boundary=(?:"([^"\r\n]{1,70})"|([0-9A-Za-z\'()+_,./:=?-]{1,70}))', re.IGNORECASE
 )
-_DISPOSITION = re.compile(rb"content-disposition\s*:\s*form-data\s*;(.*)", re.IGNORECASE)
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
+_DISPOSITION = re.compile(rb"form-data\s*;(.*)", re.IGNORECASE)
 _NAME = re.compile(rb'(?:^|;)\s*name="([^"\\\r\n]*)"', re.IGNORECASE)
+# Unquoted, spaced out, in several pieces: some readers take the last one, whatever it looks like.
+_ANY_NAME = re.compile(rb"(?:^|;)\s*name\s*[*=]", re.IGNORECASE)
+_AS_IT_IS = (b"7bit", b"8bit", b"binary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,11 @@ def read_form(data: bytes, content_type: str) -> Form:
     if found is None:
         raise _refusal("Content-Type must be multipart/form-data with a boundary")
     mark = b"--" + (found[1] or found[2]).encode()
-    if not data.startswith(mark + b"\r\n") or data.count(b"\r\n" + mark) > MAX_PARTS:
+    n_ends = data.count(b"\r\n" + mark)
+    if not data.startswith(mark + b"\r\n") or n_ends > MAX_PARTS:
         raise _refusal(f"the body is no form of up to {MAX_PARTS} parts")
+    if data.count(b"\n" + mark) + data.count(b"\r" + mark) > n_ends:
+        raise _refusal("a boundary stands behind half a line end")
     fields: dict[str, tuple[int, int]] = {}
     names: list[str] = []
     begin = len(mark) + 2
@@ -73,11 +80,26 @@ def read_form(data: bytes, content_type: str) -> Form:
 
 def _named(head: bytes) -> tuple[str, bool]:
     """A part's name, and whether it is a file."""
-    told = [found[1] for line in head.split(b"\r\n") if (found := _DISPOSITION.fullmatch(line))]
-    names = _NAME.findall(told[0]) if len(told) == 1 else []
-    if len(names) != 1:
+    headers = _headers(head)
+    if any(how.strip().lower() not in _AS_IT_IS for how in headers.get(b"content-transfer-encoding", ())):
+        raise _refusal("a part of the body is encoded")
+    dispositions = headers.get(b"content-disposition", [])
+    told = _DISPOSITION.fullmatch(dispositions[0]) if len(dispositions) == 1 else None
+    names = _NAME.findall(told[1]) if told else []
+    if told is None or len(names) != 1 or len(_ANY_NAME.findall(told[1])) != 1:
         raise _refusal("a part of the body does not say its name once")
-    return names[0].decode("utf-8", "replace"), b"filename" in told[0].lower()
+    return names[0].decode("utf-8", "replace"), b"filename" in told[1].lower()
+
+
+def _headers(head: bytes) -> dict[bytes, list[bytes]]:
+    """By their names in lower case, each in one line of its own."""
+    headers: dict[bytes, list[bytes]] = {}
+    for line in head.split(b"\r\n"):
+        found = _HEADER.fullmatch(line)
+        if found is None:
+            raise _refusal("a part of the body has a header that is none")
+        headers.setdefault(found[1].lower(), []).append(found[2])
+    return headers
 
 
 def _refusal(message: str) -> RequestError:

@@ -69,6 +69,38 @@ def test_what_is_no_form_is_refused(data):
         read_form(data, TYPE).text("model")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="x"; name=model',
+        b'Content-Disposition: form-data; name="x"; name ="model"',
+        b"Content-Disposition: form-data; name=\"x\"; name*=utf-8''model",
+        b'Content-Disposition: form-data; name="x"; name*0="mo"; name*1="del"',
+        b'Content-Disposition: form-data; name="x"\r\nContent-Disposition: attachment; name="model"',
+        b'Content-Disposition: form-data; name="x"\r\n ; name="model"',
+        b'\r\nContent-Disposition: form-data; name="x"',
+        b'X: y\nContent-Disposition: form-data; name="model"\r\nContent-Disposition: form-data; name="x"',
+        b'Content-Disposition: form-data; name="x"\r\nContent-Transfer-Encoding: base64',
+    ],
+)
+def test_a_part_that_others_could_take_for_the_model_is_refused(head):
+    with pytest.raises(RequestError):
+        read_form(form(part("model", b"m"), b"--XX\r\n" + head + b"\r\n\r\nother\r\n"), TYPE)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\n\n"])
+def test_a_boundary_behind_half_a_line_end_is_refused(end):
+    hidden = part("model", b"other").replace(b"\r\n", b"\n")
+    with pytest.raises(RequestError):
+        read_form(form(part("model", b"m"), part("prompt", b"x" + end + hidden)), TYPE)
+
+
+@pytest.mark.parametrize("how", ["binary", "8bit", "7BIT "])
+def test_a_part_may_say_that_it_is_as_it_is(how):
+    head = f'Content-Disposition: form-data; name="model"\r\nContent-Transfer-Encoding: {how}'
+    assert read_form(form(b"--XX\r\n" + head.encode() + b"\r\n\r\nm\r\n"), TYPE).text("model") == "m"
+
+
 @pytest.mark.parametrize("content_type", ["", "application/json", "multipart/form-data", f"{TYPE}; boundary=YY"])
 def test_another_content_type_is_refused(content_type):
     with pytest.raises(RequestError):
