@@ -26,6 +26,8 @@ ROOM = 1.10
 N_TRIES = 9
 # The rest is too small to look at one by one.
 N_FUNCTIONS = 40
+# These run when the clock says so, or set a timer where none runs just now: another number on a busy machine.
+BY_THE_CLOCK = tuple(f"upstreams/wire.py: {name}" for name in ("Waits.add", "Waits._look", "WireTransport._sweep_idle"))
 SEVENTEEN_EVENTS = " ".join(f"word{n}" for n in range(14))
 REQUESTS: Mapping[str, dict[str, Any]] = {
     "a rewritten chat": {"its": {"vote": "off"}},
@@ -80,7 +82,7 @@ async def _least(server: Server, fields: dict[str, Any]) -> Counter[str]:
         with counting() as steps:
             reply = await server.ask(**fields)
         assert reply.status == 200
-        tried.append(steps)
+        tried.append(Counter({name: count for name, count in steps.items() if name not in BY_THE_CLOCK}))
     return min(tried[1:], key=Counter.total)  # the first one also fills what is remembered
 
 
