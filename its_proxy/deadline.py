@@ -26,11 +26,11 @@ class Deadline:
 
     def held(self) -> "_Held":
         """Raises UpstreamTimeout where the block would last beyond it."""
-        return _Held(self._ends_at, self._seconds)
+        return _Held(self._ends_at, self._seconds, self._loop)
 
     async def bounded(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The same chunks, each waited for until then and no longer. A client that reads slowly is not timed here."""
-        waiting = _Held(self._ends_at, self._seconds, keeps_timer=True)
+        waiting = _Held(self._ends_at, self._seconds, self._loop, keeps_timer=True)
         try:
             while True:
                 with waiting:
@@ -48,22 +48,25 @@ class _Held:
     `keeps_timer`: many blocks, one after the other and in whatever tasks, are held by one timer, until it is closed.
     """
 
-    __slots__ = ("_ends_at", "_is_over", "_keeps_timer", "_n_before", "_seconds", "_task", "_timer")
+    __slots__ = ("_ends_at", "_is_over", "_keeps_timer", "_loop", "_n_before", "_seconds", "_task", "_timer")
 
-    def __init__(self, ends_at: float, seconds: float, *, keeps_timer: bool = False) -> None:
+    def __init__(
+        self, ends_at: float, seconds: float, loop: asyncio.AbstractEventLoop, *, keeps_timer: bool = False
+    ) -> None:
         self._ends_at = ends_at
         self._seconds = seconds
+        self._loop = loop
         self._keeps_timer = keeps_timer
         self._is_over = False
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
-        task = self._task = asyncio.current_task()
+        task = self._task = asyncio.current_task(self._loop)
         assert task is not None
         self._n_before = task.cancelling()
         if self._timer is None:
-            self._timer = task.get_loop().call_at(self._ends_at, self._end)
+            self._timer = self._loop.call_at(self._ends_at, self._end)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         task, self._task = self._task, None
