@@ -13,11 +13,16 @@ MAX_HEAD_BYTES = 4096
 _BOUNDARY = re.compile(
     r'multipart/form-data\s*;\s*boundary=(?:"([^"\r\n]{1,70})"|([0-9A-Za-z\'()+_,./:=?-]{1,70}))', re.IGNORECASE
 )
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*)")
-_DISPOSITION = re.compile(rb"form-data\s*;(.*)", re.IGNORECASE)
-_NAME = re.compile(rb'(?:^|;)\s*name="([^"\\\r\n]*)"', re.IGNORECASE)
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEADER = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([^\r\n]*)")
+_QUOTED = rb'"(?:[^"\\]|\\.)*"'
+_DISPOSITION = re.compile(
+    rb"form-data((?:[ \t]*;[ \t]*" + _TOKEN + rb"=(?:" + _QUOTED + rb"|" + _TOKEN + rb"))+)[ \t]*;?[ \t]*",
+    re.IGNORECASE,
+)
+_NAME = re.compile(rb';[ \t]*name="([^"\\]*)"', re.IGNORECASE)
 # Unquoted, spaced out, in several pieces: some readers take the last one, whatever it looks like.
-_ANY_NAME = re.compile(rb"(?:^|;)\s*name\s*[*=]", re.IGNORECASE)
+_ANY_NAME = re.compile(rb";\s*name\s*[*=]", re.IGNORECASE)
 _AS_IT_IS = (b"7bit", b"8bit", b"binary")
 
 

@@ -56,6 +56,14 @@ SEEDS: Mapping[str, Sequence[bytes]] = {
     "http": tuple(b"\x09" * (len(sent) // 3) + sent for sent in _SENT),
     "request": tuple(bytes([way]) + body for body in _REQUESTS for way in (0, 1))
     + tuple(bytes([way]) * 40 for way in range(8)),
+    "form": (
+        b'\x00--XX\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+        b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+        b"Content-Type: audio/wav\r\n\r\nRIFF\r\n--XX--\r\n",
+        b"\x01\x00\x00\x00\x01\x01\x06\x00",  # a second name, in one part
+        b"\x01\x02" + b"\x01\x00\x02\x01\x0a\x00\x02xx\x00" * 3,
+        b"\x02\x01" + bytes(range(48)),
+    ),
     "answer": (
         b"\x00\x00So it is \\boxed{\\frac{3}{4}}, or \\boxed{x = 1{,}000 \\text{ cm}^2}.",
         b"\x00\x01\x08" + b"\x00\x1fSo it is \\boxed{\\frac{3}{4}}.    " * 3,

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from email import message_from_bytes
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from its_proxy.plan import Member, VoteRules, make_plan
 from its_proxy.protocol.body import read_body
 from its_proxy.protocol.chat import read_chat
 from its_proxy.protocol.envelope import error_reply
+from its_proxy.protocol.multipart import read_form
 from its_proxy.protocol.responses.request import chat_body
 from its_proxy.protocol.sse import DONE, read_events, relayed
 from its_proxy.response_format import validity_of
@@ -396,11 +398,59 @@ def schema(data: bytes) -> None:
     assert orjson.dumps(refusal)
 
 
+# -- a client's form ---------------------------------------------------------------------------------------------------
+
+FORM_TYPE = "multipart/form-data; boundary=XX"
+FORM_WORDS = (
+    "\r\n", "--XX", "--XX--\r\n", "--XX\r\n", "\r\n\r\n", "Content-Disposition: form-data", "; name=", '"', "model",
+    "\\", "; filename=", "name", "=", "*", ";", ":", " ", "\n", "\r", "Content-Type: ",
+    "Content-Transfer-Encoding: base64",
+)  # fmt: skip
+
+
+def form(data: bytes) -> None:
+    """Bytes as they came, or parts made of them. One that is read has the same names to another reader, and whatever
+    its model is set to, nothing else changes."""
+    material = Material(data, FORM_WORDS)
+    body = material.rest() if material.below(4) == 0 else _form(material)
+    try:
+        read = read_form(body, FORM_TYPE)
+        said = {name: read.text(name) for name in read.names}
+    except RequestError:
+        return
+    told = message_from_bytes(f"Content-Type: {FORM_TYPE}\r\n\r\n".encode() + body).get_payload()
+    names = [part.get_param("name", header="content-disposition") for part in told if not isinstance(part, str)]
+    assert [_in_ascii(name) for name in names] == [_in_ascii(name) for name in read.names]
+    if "model" in read.fields:
+        changed = read_form(read.with_text("model", "other"), FORM_TYPE)
+        assert {name: changed.text(name) for name in changed.names} == {**said, "model": "other"}
+
+
+def _form(material: Material) -> bytes:
+    """Parts in good order but for what is put into their heads and behind them."""
+    parts = b""
+    for _ in range(1 + material.below(3)):
+        name = ("model", "prompt", "file")[material.below(3)]
+        head = f'Content-Disposition: form-data; name="{name}"'.encode()
+        more = [b"".join(_said(material) for _ in range(material.below(4))) for _ in range(3)]
+        parts += b"--XX\r\n" + more[0] + head + more[1] + b"\r\n\r\n" + more[2] + b"\r\n"
+    return parts + b"--XX--\r\n"
+
+
+def _said(material: Material) -> bytes:
+    return material.text().encode("utf-8", "surrogateescape")
+
+
+def _in_ascii(name: Any) -> str:
+    return name.encode("ascii", "replace").decode().replace("?", "") if isinstance(name, str) else repr(name)
+
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "sse": sse,
     "wire": wire,
     "http": http,
     "request": request,
+    "form": form,
     "answer": answer,
     "schema": schema,
 }

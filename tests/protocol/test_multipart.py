@@ -79,6 +79,9 @@ def test_what_is_no_form_is_refused(data):
         b'Content-Disposition: form-data; name="x"\r\nContent-Disposition: attachment; name="model"',
         b'Content-Disposition: form-data; name="x"\r\n ; name="model"',
         b'\r\nContent-Disposition: form-data; name="x"',
+        b'Content-Disposition: form-data; name="x" y',
+        b'Content-Disposition: form-data; y="; name="x"',
+        b'Content-Disposition: form-data; y="\\"; name="x"',
         b'X: y\nContent-Disposition: form-data; name="model"\r\nContent-Disposition: form-data; name="x"',
         b'Content-Disposition: form-data; name="x"\r\nContent-Transfer-Encoding: base64',
     ],
@@ -86,6 +89,21 @@ def test_what_is_no_form_is_refused(data):
 def test_a_part_that_others_could_take_for_the_model_is_refused(head):
     with pytest.raises(RequestError):
         read_form(form(part("model", b"m"), b"--XX\r\n" + head + b"\r\n\r\nother\r\n"), TYPE)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ';filename="a.wav"',
+        '; filename="a\\"b.wav"',
+        "; filename=a.wav",
+        "; filename*=UTF-8''n%C3%A9.wav ;",
+        '; x="a;b"; filename=""',
+    ],
+)
+def test_files_are_named_in_every_usual_way(more):
+    read = read_form(form(part("file", AUDIO, more), part("model", b"m")), TYPE)
+    assert (read.names, read.text("file"), read.text("model")) == (("file", "model"), None, "m")
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\n\n"])
