@@ -22,7 +22,7 @@ from its_proxy.codesign.errors import (
 )
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
 from its_proxy.health import Health
-from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied
+from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied, is_text
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 LONGEST_HINT_S = 10.0
@@ -158,7 +158,12 @@ class Target:
         self._wake.set()
 
     def suspect(self, reason: str) -> bool:
-        """Examine again before anything else is sent here; whether that changed the verdict."""
+        """Examine again before anything else is sent here; whether that changed the verdict.
+
+        A local one is beyond doubt: this process computes from files that it has read, and its watch has ended.
+        """
+        if self.is_local:
+            return False
         if self._examination is not None and not self._examination.expired():
             self._examination.reschedule(0)  # it may be waiting for a reply from what is there no more
         was_serving = self.checkpoint is not None and self.state in ("verified", "unverified")
@@ -200,13 +205,13 @@ class Target:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with _Counted(self), applied(self._mark):
+        with _Counted(self, is_route_known=not is_text(body)), applied(self._mark):
             return await self.upstream.complete(body, request_id)
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(_Counted(self))
+            stack.enter_context(_Counted(self, is_route_known=not is_text(body)))
             with applied(self._mark):  # only while it begins: who reads the stream may be another task
                 chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
             yield chunks
@@ -235,7 +240,7 @@ class Target:
 
 class _Counted:
     """One call: in flight while it runs, and counted for the target's health by how it ends. On a route that the
-    upstream may lack a 404 says nothing about the model."""
+    upstream may lack, as `/v1/completions`, a 404 says nothing about the model."""
 
     __slots__ = ("_is_route_known", "_target")
 

@@ -254,6 +254,26 @@ async def test_a_404_on_a_route_that_the_upstream_may_lack_says_nothing_about_th
     assert target.is_serving
 
 
+async def test_a_404_to_a_text_completion_says_nothing_about_the_chat(checkpoint):
+    """Many servers chat only: a client that asks one for more takes the model from nobody."""
+    missing = UpstreamRejected("no such route", status=404)
+    target = target_at(Scripted("a", missing, missing), checkpoint)
+    with pytest.raises(UpstreamRejected):
+        await target.complete({"prompt": "2 + 5 ="}, "r")
+    with pytest.raises(UpstreamRejected):
+        async with target.stream({"prompt": "2 + 5 ="}, "r"):
+            pass
+    assert target.is_serving
+
+
+@pytest.mark.parametrize("error", [UpstreamRejected("no such model", status=404), REFUSED])
+async def test_nothing_casts_doubt_on_what_this_process_computes(error, checkpoint):
+    target = target_at(Scripted("a"), checkpoint, is_local=True)
+    await fail_with(target, error)
+    assert not target.suspect("a doubt")
+    assert target.is_serving
+
+
 @pytest.mark.parametrize("error", [UpstreamRejected("no such model", status=404), REFUSED])
 async def test_a_404_for_the_pairs_name_or_a_lost_server_calls_for_a_new_handshake(error, checkpoint):
     target = target_at(Scripted("a"), checkpoint)

@@ -191,3 +191,14 @@ async def test_bad_input_is_told(tmp_path, fields, param):
         reply = await complete(server, **fields)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert upstream.bodies == []
+
+
+async def test_a_server_that_only_chats_keeps_its_model(tmp_path):
+    """Else whoever asks it for a text completion would take the model from all who chat."""
+
+    def only_chats(body, number):
+        return Say(status=404) if "messages" not in body else by_seed(body, number)
+
+    async with serving_script(only_chats, pair(tmp_path)) as (server, _):
+        assert (await complete(server)).status == 404
+        assert (await server.chat(seed=8))[0] == 200
