@@ -258,8 +258,10 @@ def _situation(recipe: Recipe, turn: Turn, row_id: str | None) -> Situation:
 
 def _filled(template: str, persona: Persona) -> Rewrite:
     """Splits at the query first, so that a persona which happens to contain "{query}" is never expanded again."""
-    before, after = template.split("{query}")
-    return Rewrite(before.replace("{persona}", persona.text), after.replace("{persona}", persona.text))
+    before, _, after = template.partition("{query}")
+    if "{persona}" in before:
+        return Rewrite(before.replace("{persona}", persona.text), after)
+    return Rewrite(before, after.replace("{persona}", persona.text))
 
 
 def _with_system_prompt(recipe: Recipe, messages: Sequence[Message]) -> list[Message]:

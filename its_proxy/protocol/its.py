@@ -1,7 +1,9 @@
 """The `its` object, version 1: what a client may ask for, and what every voted reply tells."""
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
@@ -10,6 +12,8 @@ from its_proxy.voting.answers import AnswerKind
 from its_proxy.voting.stop import StopName
 
 VERSION = 1
+MAX_KEPT_BYTES = 512
+_PLAIN = frozenset((str, int, bool))
 _MESSAGES = {"extra_forbidden": "unknown key", "model_type": "should be an object"}
 
 
@@ -164,13 +168,31 @@ def read_its(value: Any) -> ItsRequest:
     if value is None:
         return NOTHING_ASKED
     try:
-        return ItsRequest.model_validate(value)
+        written = _written(value)
+        return ItsRequest.model_validate(value) if written is None else _read(written)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(["its", *map(str, first["loc"])])[:100]
         known = ", ".join(ItsRequest.model_fields)
         message = _MESSAGES.get(first["type"], first["msg"])
         raise RequestError(f"{param}: {message}", param=param, hint=f"known keys: {known}") from None
+
+
+def _written(value: Any) -> bytes | None:
+    """To know it again by; None for what is not all plain, or too long to be kept."""
+    if type(value) is not dict or not _PLAIN.issuperset(map(type, value.values())):
+        return None
+    try:
+        written = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return None
+    return written if len(written) <= MAX_KEPT_BYTES else None
+
+
+@lru_cache(maxsize=256)
+def _read(written: bytes) -> ItsRequest:
+    """Kept, because most clients ask for the same again and again. Raises ValidationError."""
+    return ItsRequest.model_validate(orjson.loads(written))
 
 
 def json_schema() -> dict[str, Any]:

@@ -45,6 +45,14 @@ def test_a_refusal_names_the_key_and_the_known_ones(value, param, words):
     assert "known keys: version, n, vote" in refused.value.hint
 
 
+def test_what_was_asked_before_is_no_excuse_for_what_only_looks_like_it():
+    assert read_its({"n": 1}).n == 1
+    for alike in (True, 1.0, "1"):
+        with pytest.raises(RequestError, match="its.n"):
+            read_its({"n": alike})
+    assert read_its({"force": True, "n": 1}) == read_its({"n": 1, "force": True})
+
+
 def test_every_key_of_the_design_is_in_a_reply():
     designed = """version strategy pair_id handshake target n answer agreement votes abstained lost stopped tie seed
     sampling cancelled usage_winner forced degraded consensus members"""
