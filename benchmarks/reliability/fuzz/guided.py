@@ -1,4 +1,4 @@
-"""Atheris on the stream parser, the HTTP client, the request validator, forms and the answer reader, one after the other.
+"""Atheris on the stream parser, the HTTP client, the request validator, forms and the answer reader, in turn.
 
 What is fuzzed and what must hold of every input is in tests/fuzz/targets.py.
 """
