@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,4 +300,10 @@ def _announce(url: str, context: Any) -> None:
     names = ", ".join(context.catalog.served) or "everything that the upstream lists"
     _say(f"its-proxy serves {names} at {url}")
     if context.settings.demo:
-        _say("try: its-proxy ask --demo")
+        _say(f"try: {called()} ask --demo")
+
+
+def called() -> str:
+    """This command as it can be typed here: with its folder, where that is not on the PATH."""
+    path = sys.argv[0]
+    return path if Path(path).name == "its-proxy" and shutil.which("its-proxy") is None else "its-proxy"

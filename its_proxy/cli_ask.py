@@ -36,6 +36,11 @@ def models(url: str, key: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2))
         return
+    if not document["data"]:
+        click.echo(
+            "no models: an upstream that cannot be asked for its list shows none; the server's log says why", err=True
+        )
+        return
     table = Table("model", "strategy", "n", "pair", "handshake", "why", box=None)
     for card in document["data"]:
         its = card.get("its") or {}

@@ -22,8 +22,9 @@ from its_proxy.codesign.canonical import strict_json
 from its_proxy.codesign.errors import ConfigError, ItsError
 from its_proxy.codesign.manifest import FILE_NAME, Side, VoteAdvice, recipe_of
 from its_proxy.codesign.personas import MAX_POOL_BYTES
-from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, load_strategies, name_from_input, strategy_named
+from its_proxy.codesign.strategies import DEFAULT_TEMPLATE, name_from_input, strategy_named
 from its_proxy.settings import load_settings, quick_model
+from its_proxy.strategies_option import load_listed, strategies_option
 
 if TYPE_CHECKING:
     from its_proxy.declare import Declaration, Declared
@@ -36,16 +37,10 @@ _KINDS = get_args(VoteAdvice.model_fields["answer"].annotation)
 
 
 @click.group()
-@click.option(
-    "--strategies",
-    metavar="NAME,NAME",
-    default="",
-    show_default=False,
-    help="Strategies of installed packages to load.",
-)
+@strategies_option
 def manifest(strategies: str) -> None:
     """Declare, read, compare and bundle manifests (its.json)."""
-    load_strategies(name for name in map(str.strip, strategies.split(",")) if name)
+    load_listed(strategies)
 
 
 @manifest.command()

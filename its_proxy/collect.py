@@ -26,6 +26,7 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from its_proxy.protocol.client import START_ONE
 from its_proxy.voting.answers import AnswerKind
 
 N_TRIES = 5
@@ -198,6 +199,8 @@ class _Server:
                     wait_s = min(MAX_WAIT_S, _retry_after_s(response) * 2 ** (N_TRIES - 1 - n_left))
             except TimeoutError:
                 raise UpstreamTimeout(f"no reply from {self.url}") from None
+            except aiohttp.ClientConnectorError:
+                raise UpstreamUnreachable(f"no its-proxy answers at {self.url}", hint=START_ONE) from None
             except aiohttp.ClientError as error:
                 raise UpstreamUnreachable(f"{self.url}: {error}") from None
             await asyncio.sleep(wait_s)

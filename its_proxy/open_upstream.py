@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class OpenUpstream:
         self._cards: dict[str, Mapping[str, Any]] = {}
         self._found: dict[str, Found] = {}
         self._listed_until = 0.0
+        self._problem = ""
         self._listing = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -106,8 +106,15 @@ class OpenUpstream:
             await self._refreshed()
 
     async def _refreshed(self) -> None:
-        with suppress(UpstreamError):  # who asks for a model is told
+        """Who asks for a model is told of an error, too; the log has each once."""
+        problem = ""
+        try:
             await self.refresh()
+        except UpstreamError as error:
+            problem = str(error)
+        if problem and problem != self._problem:
+            log.warning("no list of models", upstream=self.upstream.name, reason=problem)
+        self._problem = problem
 
     async def _take(self, cards: Sequence[Mapping[str, Any]]) -> None:
         """Keeps what has not changed: the same name with the same root is the same model."""

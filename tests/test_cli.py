@@ -174,6 +174,12 @@ class TestModels:
         assert row[:5] == ["model", "random", "8", card["its"]["pair_id"][:8], "unverified"]
         assert card["its"]["reason"] in shown.out
 
+    async def test_an_empty_list_is_said_to_be_one(self):
+        async with serving({"upstreams": {"gpu": {"url": "http://127.0.0.1:9/v1"}}}, wait=False) as server:
+            shown = await command("models", "--url", server.url)
+        assert (shown.code, shown.out) == (0, "")
+        assert shown.err.startswith("no models: ")
+
     async def test_an_ensembles_states_are_all_shown(self, tmp_path):
         models = {}
         for name in ("one", "two"):

@@ -1,10 +1,13 @@
 """An upstream alone: whatever it lists is served, by the manifest that its own root holds or passed through."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from its_proxy import open_upstream
+from its_proxy.codesign.errors import UpstreamUnreachable
 from tests.scripted import Say, scripted_upstream
 from tests.serving import manifest, serving, tokens_of, write_checkpoint
 
@@ -50,6 +53,39 @@ async def test_a_model_is_served_by_the_manifest_in_its_own_root(tmp_path, monke
         upstream.drop_model("any-name")
         await state_of(server, upstream, "any-name", None)
         assert (await server.ask(model="any-name")).status == 404
+
+
+class Flaky:
+    """An upstream whose list can be had or not, as the test says."""
+
+    name = "gpu"
+
+    def __init__(self):
+        self.problem = "it sleeps"
+        self.n_asked = 0
+
+    async def models(self):
+        self.n_asked += 1
+        if self.problem:
+            raise UpstreamUnreachable(self.problem)
+        return []
+
+
+async def test_a_list_that_cannot_be_had_is_in_the_log_once_for_each_reason(monkeypatch):
+    monkeypatch.setattr(open_upstream, "LIST_TTL_S", 0.01)
+    upstream = Flaky()
+    opened = open_upstream.OpenUpstream(upstream, lambda checkpoint: None, policy=None)
+    with structlog.testing.capture_logs() as events:
+        task = asyncio.create_task(opened.run(lambda target, verdict: None))
+        for problem in ("it sleeps", "it sleeps", "", "it sleeps"):
+            upstream.problem = problem
+            n_asked = upstream.n_asked
+            while upstream.n_asked < n_asked + 2:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    reasons = [event["reason"] for event in events if event["event"] == "no list of models"]
+    assert reasons == ["it sleeps", "it sleeps"]
 
 
 async def test_a_lora_inherits_nothing_from_its_parent(tmp_path, monkeypatch):

@@ -230,3 +230,17 @@ class TestCompletion:
         )
         out, _ = await process.communicate()
         assert out == b"plain,models\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_found", "typed"),
+    [
+        (".venv/bin/its-proxy", False, ".venv/bin/its-proxy"),
+        ("/somewhere/bin/its-proxy", True, "its-proxy"),
+        ("/somewhere/its_proxy/__main__.py", False, "its-proxy"),
+    ],
+)
+def test_a_command_to_type_next_is_one_that_the_shell_finds(monkeypatch, path, is_found, typed):
+    monkeypatch.setattr(sys, "argv", [path, "serve"])
+    monkeypatch.setattr("shutil.which", lambda name: f"/somewhere/bin/{name}" if is_found else None)
+    assert cli.called() == typed

@@ -9,6 +9,7 @@ from typing import Any
 from its_proxy.codesign.errors import ItsError, UpstreamUnreachable
 
 TIMEOUT_S = 600.0
+START_ONE = "start one by its-proxy serve, or name one that runs by --url"
 # The machine's proxy settings are not consulted: the server is named by the user, and mostly on loopback.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -33,7 +34,7 @@ def _call(url: str, data: bytes | None, key: str | None) -> dict[str, Any]:
     except (OSError, ValueError, http.client.HTTPException):
         document = None
     if not isinstance(document, dict):
-        raise UpstreamUnreachable(f"no its-proxy answers at {url}", hint="start one: its-proxy serve")
+        raise UpstreamUnreachable(f"no its-proxy answers at {url}", hint=START_ONE)
     return document
 
 

@@ -101,7 +101,14 @@ class HttpUpstream:
             response.close()
 
     async def models(self) -> Sequence[Mapping[str, Any]]:
-        response = await self._open("GET", "models", [], None, None)
+        try:
+            response = await self._open("GET", "models", [], None, None)
+        except UpstreamRejected as error:
+            if error.status != 404:
+                raise
+            url = self._base or "/"
+            said = f"upstream {self.name} has no list of models below {url}: it answered 404"
+            raise UpstreamRejected(said, status=404, hint="an OpenAI server's URL mostly ends in /v1") from None
         with closing(response):
             cards = read_cards(read_object(await self._read(response)))
         self._is_vllm = any(card.get("owned_by") == "vllm" for card in cards)

@@ -432,6 +432,15 @@ async def test_a_model_list_that_is_none_is_a_bad_payload(payload):
             await upstream.models()
 
 
+async def test_a_url_without_a_model_list_is_told_what_such_a_url_looks_like():
+    async with raw_server(saying(reply(b"{}", "404 Not Found"))) as server, connected(server.url) as upstream:
+        with pytest.raises(
+            UpstreamRejected, match=r"has no list of models below /\S*: .* URL mostly ends in /v1"
+        ) as caught:
+            await upstream.models()
+    assert caught.value.status == 404
+
+
 async def test_odd_cards_of_a_model_list_are_passed_over():
     async with raw_server(saying(reply({"data": [1, {"id": "a"}, None]}))) as server, connected(server.url) as upstream:
         assert await upstream.models() == [{"id": "a"}]

@@ -8,7 +8,7 @@ import click
 
 from its_proxy import __version__
 from its_proxy.codesign.errors import ItsError
-from its_proxy.codesign.strategies import load_strategies
+from its_proxy.strategies_option import load_listed, strategies_option
 
 COMMANDS = {
     "prepare": "Make matched arms from a data set: filters, sampling, decontamination, rewriting.",
@@ -21,6 +21,14 @@ COMMANDS = {
     "demo": "Build, evaluate and seal the demo checkpoints from nothing.",
 }
 """Name and help of each command: its click object is `command` in its_training/NAME/command.py."""
+
+
+INSTALL = "pip install 'its-proxy[train]', or in a checkout make environment and .venv/bin/its-train"
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module that is missing is one of the project's: a fault of ours, which shows its traceback."""
+    return module.partition(".")[0] in ("its_proxy", "its_training")
 
 
 class _Group(click.Group):
@@ -45,6 +53,10 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except ItsError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            if is_ours(error.name or ""):
+                raise
+            raise click.ClickException(f"the package {error.name!r} is not installed ({INSTALL})") from None
         except KeyboardInterrupt:
             click.echo("stopped; what is finished is kept, the same command continues", err=True)
             ctx.exit(130)
@@ -56,13 +68,7 @@ _COLOR = False if os.environ.get("NO_COLOR") else None
 
 @click.group(cls=_Group, context_settings={"show_default": True, "auto_envvar_prefix": "ITS_TRAIN", "color": _COLOR})
 @click.version_option(__version__, prog_name="its-train")
-@click.option(
-    "--strategies",
-    metavar="NAME,NAME",
-    default="",
-    show_default=False,
-    help="Strategies of installed packages to load.",
-)
+@strategies_option
 def main(strategies: str) -> None:
     """Trains checkpoints that carry what they were trained with, for its-proxy to serve."""
-    load_strategies(name for name in map(str.strip, strategies.split(",")) if name)
+    load_listed(strategies)

@@ -72,6 +72,19 @@ def test_recommend_says_none_where_personas_lose(folder):
     assert "no evidence for personas on this base" in done.output
 
 
+def test_recommend_says_the_same_as_json(folder):
+    done = its_train("grid", "recommend", folder, "--json")
+    assert done.exit_code == 0, done.output
+    choice = json.loads(done.output)
+    assert choice["version"] == 1
+    assert choice["verdict"] == "none"
+    assert choice["way"] == {"trained": "none", "asked": "none"}
+    assert choice["sentence"] in its_train("grid", "recommend", folder).output
+    gains = [contender["gain"] for contender in choice["contenders"]]
+    assert gains == sorted(gains, key=lambda gain: -gain[0])
+    assert all(low <= value <= high for value, low, high in gains)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -1,5 +1,7 @@
 """`its-train grid run | report | recommend`: parses and prints; the work is in the modules beside this one."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -69,10 +71,12 @@ def report(folder: Path, out: Path | None, metric: str) -> None:
 @command.command()
 @_folder
 @click.option("--split", type=_split, default="validation", help="What to choose on; the test split is refused.")
-def recommend(folder: Path, split: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, with every pair that was compared.")
+def recommend(folder: Path, split: str, as_json: bool) -> None:
     """Recommend an arm and how to serve it, or none, against plain training and plain asking at equal tokens."""
     from its_training.grid import choose
     from its_training.grid.cells import read_grid
     from its_training.grid.page import choice_text
 
-    click.echo(choice_text(choose.recommend(read_grid(folder), split)))
+    choice = choose.recommend(read_grid(folder), split)
+    click.echo(json.dumps({"version": 1, **asdict(choice)}, indent=1) if as_json else choice_text(choice))
