@@ -24,3 +24,4 @@ done
 its-proxy serve --config "$out/its.yaml" --log-level warning & trap 'kill $!' EXIT
 until curl -sf http://127.0.0.1:8089/readyz > /dev/null; do kill -0 $!; sleep 1; done
 its-proxy ask --url http://127.0.0.1:8089/v1 --model set --n 9 "$(head -1 its_proxy/demo/problems.jsonl | python -c 'import json; print(json.loads(input())["query"])')"
+echo "these again: .venv/bin/its-proxy serve --config $out/its.yaml" >&2

@@ -54,7 +54,7 @@ def test_the_commands_that_write_json_are_those_it_lists():
     assert listed is not None
     found = {" ".join(path) for path, command in walk(cli.main) if writes_json(command)}
     assert writes_json(plan)
-    assert set(re.findall(r"`([^`]+)`", listed[1])) == found | {"its-train plan"}
+    assert set(re.findall(r"`([^`]+)`", listed[1])) == found | {"its-train plan", "its-train grid recommend"}
 
 
 def walk(group: click.Group, *above: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
