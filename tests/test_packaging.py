@@ -110,3 +110,11 @@ def test_it_claims_no_python_older_than_it_asks_for(pyproject: dict) -> None:
     claimed = re.findall(r"Python :: (3\.\d+)", "\n".join(pyproject["project"]["classifiers"]))
     assert claimed
     assert all(version in asked for version in claimed)
+
+
+def test_types_and_lint_are_those_of_the_oldest_python_that_is_claimed(pyproject: dict) -> None:
+    classifiers = "\n".join(pyproject["project"]["classifiers"])
+    oldest = min(re.findall(r"Python :: (3\.\d+)", classifiers), key=Version)
+    assert pyproject["project"]["requires-python"] == f">={oldest}"
+    assert pyproject["tool"]["mypy"]["python_version"] == oldest
+    assert pyproject["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
