@@ -16,6 +16,7 @@ from its_proxy.voting.tally import Vote
 
 State = Literal["ok", "no_answer", "truncated", "lost", "cancelled"]
 Stopped = Literal["decided", "no_answer", "complete", "deadline"]
+USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 VALID_FINISHES = ("stop", "tool_calls")
 
 
@@ -46,6 +47,12 @@ class Candidate:
         return self.state in ("ok", "no_answer")
 
     @property
+    def usage(self) -> Mapping[str, Any]:
+        """What is told of its cost, whole or as far as it came; empty where nothing is."""
+        usage = self.completion.get("usage") if self.completion is not None else None
+        return usage if usage and isinstance(usage, dict) else self.spent or {}
+
+    @property
     def lasted_s(self) -> float:
         return 0.0 if self.finished_s is None else self.finished_s - self.started_s
 
@@ -63,8 +70,8 @@ class Candidate:
 class Outcome:
     """All candidates by index, the vote over them, and the one to reply with.
 
-    `states`: how many are in which; `degradations`: what keeps the reply from being what was asked for, the first word
-    of each of a closed set.
+    `states`: how many are in which; `usage`: all that is told of their cost; `degradations`: what keeps the reply from
+    being what was asked for, the first word of each of a closed set.
     """
 
     plan: Plan
@@ -75,18 +82,24 @@ class Outcome:
     seconds: float
     comparisons: Comparisons = NO_WORKERS
     states: Mapping[State, int] = field(init=False)
+    usage: Mapping[str, int] = field(init=False)
     degradations: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
         states: dict[State, int] = {}
+        usage = dict.fromkeys(USAGE_FIELDS, 0)
         for candidate in self.candidates:
             states[candidate.state] = states.get(candidate.state, 0) + 1
+            for name, tokens in candidate.usage.items():
+                if name in usage and isinstance(tokens, int) and tokens > 0:  # fewer than none are none
+                    usage[name] += tokens
         degradations = self.plan.reservations
         if lost := states.get("lost"):
             degradations += (f"lost {lost}",)
         if self.stopped == "deadline":
             degradations += ("deadline",)
         object.__setattr__(self, "states", states)
+        object.__setattr__(self, "usage", usage)
         object.__setattr__(self, "degradations", degradations)
 
     def in_state(self, *states: State) -> list[Candidate]:

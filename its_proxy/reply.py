@@ -10,7 +10,6 @@ from its_proxy.protocol.its import Cancelled, CandidateReport, EquivalenceReport
 from its_proxy.upstreams.base import Completion
 
 _NOT_WASTED = frozenset(("ok", "no_answer"))
-USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_candidates: bool) -> dict[str, Any]:
@@ -147,11 +146,7 @@ def _received(outcome: Outcome) -> list[Candidate]:
 def _usage(outcome: Outcome) -> dict[str, int]:
     """The sum of what upstreams reported, of what they had counted of calls without a completion, and the prompts
     of cancelled candidates, which were read all the same."""
-    total = dict.fromkeys(USAGE_FIELDS, 0)
-    for candidate in outcome.candidates:
-        for field, tokens in (_usage_of(candidate) or candidate.spent or {}).items():
-            if field in total and isinstance(tokens, int):
-                total[field] += tokens
+    total = dict(outcome.usage)
     if "cancelled" in outcome.states:
         uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
         total["prompt_tokens"] += uncounted
@@ -180,9 +175,8 @@ def _prompt_tokens(outcome: Outcome, candidates: Sequence[Candidate]) -> int:
     n_members = len(outcome.plan.members)
     prompt_tokens: dict[int, int] = {}
     for candidate in outcome.candidates:
-        usage = _usage_of(candidate) or candidate.spent or {}
-        if "prompt_tokens" in usage:
-            prompt_tokens[candidate.index % n_members] = _tokens(usage, "prompt_tokens")
+        if "prompt_tokens" in candidate.usage:
+            prompt_tokens[candidate.index % n_members] = _tokens(candidate.usage, "prompt_tokens")
     return sum(prompt_tokens.get(candidate.index % n_members, 0) for candidate in candidates)
 
 
@@ -191,7 +185,7 @@ def wasted_tokens(outcome: Outcome) -> int:
     if outcome.states.keys() <= _NOT_WASTED:
         return 0
     cut_off = [c for c in outcome.in_state("truncated", "lost") if c is not outcome.winner]
-    told = [generated_tokens({"usage": _usage_of(c) or c.spent}) or 0 for c in cut_off]
+    told = [generated_tokens({"usage": c.usage}) or 0 for c in cut_off]
     cancelled = [
         _estimate(outcome, c) if c.spent is None else generated_tokens({"usage": c.spent}) or 0
         for c in outcome.in_state("cancelled")

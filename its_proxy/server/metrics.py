@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from its_proxy import __version__
 from its_proxy.admission import Admission
 from its_proxy.evaluated import evaluated_agreement
-from its_proxy.outcome import Outcome, State, generated_tokens
+from its_proxy.outcome import Outcome, State
 from its_proxy.reply import wasted_tokens
 from its_proxy.server.counts import Counter, Histogram
 from its_proxy.server.traces import Traces
@@ -98,11 +98,7 @@ class Metrics(Collector):
         )
 
     def count_outcome(self, model: str, outcome: Outcome) -> None:
-        n_tokens = 0
-        for candidate in outcome.candidates:
-            told = candidate.completion if candidate.completion is not None else {"usage": candidate.spent}
-            n_tokens += generated_tokens(told) or 0
-        self.tokens.add(n_tokens, model)
+        self.tokens.add(outcome.usage["completion_tokens"], model)
         for state, n in outcome.states.items():
             self.candidates.add(n, model, state)
         if wasted := wasted_tokens(outcome):
