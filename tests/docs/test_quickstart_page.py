@@ -35,9 +35,10 @@ async def test_the_demo_is_served_asked_and_explained(capsys):
     assert "handshake verified" in asked.out
     assert "You are" in explained.out
     told = [line for line in capsys.readouterr().out.splitlines() if "{" in line and "boxed" not in line]
-    assert len(told) == 2
+    _, of_the_page = (line.split()[0] for line in told)
     for line in told:
         assert f"'{line.split()[0]}': " in line
+    assert of_the_page == blocks("quickstart.md", "text")[1].splitlines()[-1].split()[0] == "24"
 
 
 async def test_a_server_of_ones_own_is_passed_through_then_votes(tmp_path, monkeypatch):
