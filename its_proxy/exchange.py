@@ -263,7 +263,7 @@ class Exchange:
         self, plan: Plan, vote: "asyncio.Task[Outcome]", listener: Listener
     ) -> AsyncGenerator[bytes, None]:
         created = int(time.time())
-        yield role_event(self._completion_id, created, plan.model, plan.n_choices)
+        yield role_event(self._completion_id, created, plan.model)
         head = {"id": self._completion_id, "created": created, "model": plan.model}
         async with aclosing(listener.events(vote, head, HEARTBEAT_S)) as news:
             async for told in news:

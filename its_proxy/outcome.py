@@ -17,6 +17,7 @@ from its_proxy.voting.tally import Vote
 State = Literal["ok", "no_answer", "truncated", "lost", "cancelled"]
 Stopped = Literal["decided", "no_answer", "complete", "deadline"]
 USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens")
+USAGE_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 VALID_FINISHES = ("stop", "tool_calls")
 
 
@@ -82,28 +83,37 @@ class Outcome:
     seconds: float
     comparisons: Comparisons = NO_WORKERS
     states: Mapping[State, int] = field(init=False)
-    usage: Mapping[str, int] = field(init=False)
+    usage: Mapping[str, Any] = field(init=False)
     degradations: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
         states: dict[State, int] = {}
         usage = dict.fromkeys(USAGE_FIELDS, 0)
+        details: dict[str, dict[str, int]] = {}
         for candidate in self.candidates:
             states[candidate.state] = states.get(candidate.state, 0) + 1
             for name, tokens in candidate.usage.items():
                 if name in usage and isinstance(tokens, int) and tokens > 0:  # fewer than none are none
                     usage[name] += tokens
+                elif isinstance(tokens, dict) and name in USAGE_DETAILS:
+                    _add_up(details.setdefault(name, {}), tokens)
         degradations = self.plan.reservations
         if lost := states.get("lost"):
             degradations += (f"lost {lost}",)
         if self.stopped == "deadline":
             degradations += ("deadline",)
         object.__setattr__(self, "states", states)
-        object.__setattr__(self, "usage", usage)
+        object.__setattr__(self, "usage", {**usage, **details})
         object.__setattr__(self, "degradations", degradations)
 
     def in_state(self, *states: State) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.state in states]
+
+
+def _add_up(total: dict[str, int], details: Mapping[str, Any]) -> None:
+    for name, tokens in details.items():
+        if isinstance(tokens, int) and tokens >= 0:
+            total[name] = total.get(name, 0) + tokens
 
 
 def read_candidate(

@@ -234,7 +234,7 @@ def _reservations(plan: Plan) -> list[str]:
 
 def _has_untrained_tools(plan: Plan) -> bool:
     """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
-    if not plan.members[0].body.get("tools"):  # all of them have the client's
+    if not _carries_tools(plan.members[0].body):  # all of them have the client's
         return False
     checkpoints = [planned.member.checkpoint for planned in plan.members]
     return any(known is not None and known.serve.strategy.family != "none" for known in checkpoints)
@@ -313,8 +313,13 @@ def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
     is_tiny = cap is not None and cap <= TINY_MAX_TOKENS
     # Tools to call and a vote over calls belong together; one without the other is an agent's turn, or plain chat.
     is_calls = rules.answer == "tool_calls"
-    is_vote_on_other = not _has_tools(request) if is_calls else bool(request.body.get("tools"))
+    is_vote_on_other = not _has_tools(request) if is_calls else _carries_tools(request.body)
     return not (is_vote_on_other or is_tiny or is_housekeeping(question))
+
+
+def _carries_tools(body: Mapping[str, Any]) -> bool:
+    """By the field's new or old name."""
+    return bool(body.get("tools") or body.get("functions"))
 
 
 def _has_tools(request: ChatRequest) -> bool:

@@ -143,7 +143,7 @@ def _received(outcome: Outcome) -> list[Candidate]:
     return [candidate for candidate in outcome.candidates if candidate.completion is not None]
 
 
-def _usage(outcome: Outcome) -> dict[str, int]:
+def _usage(outcome: Outcome) -> dict[str, Any]:
     """The sum of what upstreams reported, of what they had counted of calls without a completion, and the prompts
     of cancelled candidates, which were read all the same."""
     total = dict(outcome.usage)

@@ -119,8 +119,8 @@ class _Assembly:
         calls = message.pop("tool_calls", None)
         if calls:
             message["tool_calls"] = [calls[number] for number in sorted(calls)]
-        # The first chunk's empty text only opens the stream: a message of thoughts alone has no content.
-        if message["content"] == "" and (message.get("reasoning") or message.get("reasoning_content")):
+        # The first chunk's empty text only opens the stream: a message of thoughts or calls alone has no content.
+        if message["content"] == "" and any(message.get(f) for f in ("reasoning", "reasoning_content", "tool_calls")):
             message["content"] = None
         completion = {
             **self._head,

@@ -5,7 +5,7 @@ It counts what reached it, what it finished and what was hung up on, which is ho
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
@@ -19,7 +19,7 @@ class Say:
     """One scripted reply: `text` after `delay_s`, or an HTTP `status`; `message`: what else it holds, as calls.
 
     `gate`: an event that is waited for before anything is said. `pieces`: what a stream tells before `text`, each a
-    delta, or an event that is waited for.
+    delta, or an event that is waited for. `document`: a whole completion to tell instead, as a stream if asked for one.
     """
 
     text: str | None = "\\boxed{1}"
@@ -34,6 +34,7 @@ class Say:
     message: dict[str, Any] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     pieces: Sequence[dict[str, Any] | asyncio.Event] = ()
+    document: dict[str, Any] | None = None
 
 
 Script = Callable[[dict[str, Any], int], Say]
@@ -133,6 +134,8 @@ async def _answer(
         return web.Response(status=say.status, text="upstream secret text", headers=say.headers)
     if say.raw is not None:
         return web.Response(body=say.raw, content_type="application/json", headers=say.headers)
+    if say.document is not None:
+        return await _told(request, body, say.document)
     if body.get("stream"):
         return await _stream(request, body, say)
     said = (
@@ -176,6 +179,34 @@ async def _stream(request: web.Request, body: dict[str, Any], say: Say) -> web.S
             await response.write(_data({**last, "usage": _usage(say.completion_tokens)}))
         await response.write(b"data: [DONE]\n\n")
     return response
+
+
+async def _told(request: web.Request, body: dict[str, Any], document: dict[str, Any]) -> web.StreamResponse:
+    if not body.get("stream"):
+        return web.json_response(document)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for chunk in _chunks(document):
+        await response.write(_data(chunk))
+    if (body.get("stream_options") or {}).get("include_usage"):
+        await response.write(_data({**document, "object": "chat.completion.chunk", "choices": []}))
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+def _chunks(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As vLLM cuts a completion: an empty content first, each field and each call for itself, then the finish."""
+    head = {key: value for key, value in document.items() if key != "usage"} | {"object": "chat.completion.chunk"}
+    for choice in document["choices"]:
+        rest = {key: value for key, value in choice.items() if key not in ("message", "logprobs", "finish_reason")}
+        plain = {"index": choice["index"], "logprobs": None, "finish_reason": None}
+        message = _numbered(choice["message"])
+        calls = message.pop("tool_calls", [])
+        deltas = [{"role": "assistant", "content": ""}, *({key: message[key]} for key in message if key != "role")]
+        for delta in [*deltas, *({"tool_calls": [call]} for call in calls)]:
+            logprobs = choice.get("logprobs") if "content" in delta and delta is not deltas[0] else None
+            yield {**head, "choices": [{**plain, "delta": delta, "logprobs": logprobs}]}
+        yield {**head, "choices": [{**plain, **rest, "delta": {}, "finish_reason": choice["finish_reason"]}]}
 
 
 def _numbered(message: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,16 @@ def test_cancelled_prompts_are_counted_once_for_each_candidate_of_their_member()
     assert completion["its"]["cancelled"]["prompt_tokens"] == 60
 
 
+def test_details_are_summed_as_far_as_they_are_numbers():
+    candidates = [received(index, 7) for index in range(4)]
+    strange = [{"cached_tokens": 4}, {"cached_tokens": 3, "x": "y", "z": -1}, 5, None]
+    for candidate, details in zip(candidates, strange, strict=True):
+        candidate.completion["usage"] |= {"prompt_tokens_details": details, "completion_tokens_details": None}
+    usage = told(candidates)["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 7}
+    assert "completion_tokens_details" not in usage
+
+
 @pytest.mark.parametrize("count", [-5, 2.5, "many", None])
 def test_a_count_that_cannot_be_wastes_nothing(count):
     told = {"completion_tokens": count}

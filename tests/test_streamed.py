@@ -126,8 +126,9 @@ async def test_any_text_that_comes_in_pieces_is_kept_under_its_own_name(name):
     assert completion["choices"][0]["message"][name] == "ab"
 
 
-async def test_a_message_of_thoughts_alone_has_no_content():
-    completion = await assembled(OPENING, chunk({"reasoning": "hm"}, finish_reason="stop"), DONE)
+@pytest.mark.parametrize("delta", [{"reasoning": "hm"}, {"tool_calls": [{"index": 0, "id": "a"}]}])
+async def test_a_message_of_thoughts_or_calls_alone_has_no_content(delta):
+    completion = await assembled(OPENING, chunk(delta, finish_reason="stop"), DONE)
     assert completion["choices"][0]["message"]["content"] is None
     empty = await assembled(OPENING, chunk({}, finish_reason="stop"), DONE)
     assert empty["choices"][0]["message"]["content"] == ""

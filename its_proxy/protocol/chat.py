@@ -72,7 +72,7 @@ def client_max_tokens(body: Mapping[str, Any]) -> int | None:
     if "max_completion_tokens" not in body and "max_tokens" not in body:
         return None
     cap: int | None = _positive(body, "max_completion_tokens", None)
-    older: int | None = _positive(body, "max_tokens", None)
+    older: int | None = _positive(body, "max_tokens", None, least=0 if "prompt" in body else 1)  # 0: an echo alone
     return min(cap, older) if cap is not None and older is not None else cap if older is None else older
 
 
@@ -117,10 +117,10 @@ def _optional(body: Mapping[str, Any], name: str, kind: type, default: Any) -> A
     return value
 
 
-def _positive(body: Mapping[str, Any], name: str, default: Any) -> Any:
+def _positive(body: Mapping[str, Any], name: str, default: Any, least: int = 1) -> Any:
     value = body.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise RequestError(f"{name} must be a positive integer", param=name)
     return value

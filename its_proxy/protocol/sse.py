@@ -13,6 +13,10 @@ HEARTBEAT = b": its-proxy is still working\n\n"
 MAX_STREAM_BYTES = 64 * 2**20
 MAX_EVENT_BYTES = 2**20
 _CHUNK_CHARS = 64
+_OPENING = {"role": "assistant", "content": ""}
+# Of a completion: what every chunk has, and what has a chunk or a place of its own.
+_EVERYWHERE = ("system_fingerprint", "service_tier")
+_PLACED = frozenset(("id", "object", "created", "model", "choices", "usage", *_EVERYWHERE))
 _TOLD = ("role", "content", "reasoning", "reasoning_content", "refusal", "tool_calls")
 
 
@@ -27,29 +31,36 @@ def text_pieces(text: str) -> Iterator[str]:
 
 
 def completion_events(completion: dict[str, Any], *, include_usage: bool) -> Iterator[bytes]:
-    """A whole chat completion as the stream it could have been, without its role chunks and its [DONE].
+    """A whole chat completion as the stream it could have been, without its first chunk and its [DONE].
 
-    `its` rides on the last finish chunk, where every client looks and none stumbles.
+    `its`, and whatever else an upstream adds to a completion, rides on the last finish chunk, where every client looks
+    and none stumbles.
     """
     head = {key: completion[key] for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-    if (fingerprint := completion.get("system_fingerprint")) is not None:
-        head["system_fingerprint"] = fingerprint
+    head |= {key: value for key in _EVERYWHERE if (value := completion.get(key)) is not None}
+    added = {key: value for key, value in completion.items() if key not in _PLACED and value is not None}
     choices = completion["choices"]
     for choice in choices:
+        if choice is not choices[0]:
+            yield event({**head, "choices": [_chunk_choice(choice["index"], _OPENING)]})
+        logprobs = choice.get("logprobs")  # go with the words they are about, where there are any
         for delta in _deltas(choice["message"]):
-            yield event({**head, "choices": [_chunk_choice(choice["index"], delta)]})
-        finish = {key: value for key, value in choice.items() if key != "message"} | {"delta": {}}
-        closing = {"its": completion["its"]} if choice is choices[-1] and "its" in completion else {}
+            told = _chunk_choice(choice["index"], delta)
+            if "content" in delta:
+                told["logprobs"], logprobs = logprobs, None
+            yield event({**head, "choices": [told]})
+        finish = {key: value for key, value in choice.items() if key != "message"}
+        finish |= {"delta": {}, "logprobs": logprobs}
+        closing = added if choice is choices[-1] else {}
         yield event({**head, "choices": [finish], **closing})
     if include_usage:
         yield event({**head, "choices": [], "usage": completion["usage"]})
 
 
-def role_event(completion_id: str, created: int, model: str, n_choices: int = 1) -> bytes:
-    """The first chunk of each choice."""
+def role_event(completion_id: str, created: int, model: str) -> bytes:
+    """The first chunk. Other choices begin once they are known to be there: a lost candidate is none."""
     head = {"id": completion_id, "created": created, "model": model, "object": "chat.completion.chunk"}
-    delta = {"role": "assistant", "content": ""}
-    return b"".join(event({**head, "choices": [_chunk_choice(index, delta)]}) for index in range(n_choices))
+    return event({**head, "choices": [_chunk_choice(0, _OPENING)]})
 
 
 def delta_event(head: Mapping[str, Any], delta: dict[str, Any], **fields: Any) -> bytes:
@@ -194,6 +205,8 @@ def _deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for name in ("reasoning", "reasoning_content", "content", "refusal"):
         if isinstance(message.get(name), str):
             yield from ({name: piece} for piece in text_pieces(message[name]))
+        elif message.get(name):
+            yield {name: message[name]}  # parts, as some servers write it
     for number, call in enumerate(message.get("tool_calls") or []):
         yield {"tool_calls": [{**call, "index": number}]}
     # What another server adds to a message, whole: annotations, audio, ...

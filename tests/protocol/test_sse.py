@@ -34,6 +34,17 @@ def test_the_finish_chunk_carries_what_the_choice_said_of_its_end():
     assert finish == {"index": 0, "delta": {}, "finish_reason": "stop", "logprobs": {"content": []}, "stop_reason": 13}
 
 
+def test_log_probabilities_go_with_the_first_words():
+    logprobs = {"content": [{"token": "so", "logprob": -0.1}]}
+    choices = told({"reasoning": "hm", "content": "so " * 50}, logprobs=logprobs)
+    assert [choice["logprobs"] for choice in choices] == [None, logprobs, *[None] * (len(choices) - 2)]
+
+
+def test_a_content_in_parts_is_told_whole():
+    parts = [{"type": "text", "text": "seven"}]
+    assert [choice["delta"] for choice in told({"content": parts})] == [{"content": parts}, {}]
+
+
 async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
     for start in range(0, len(data), size):
         yield data[start : start + size]

@@ -61,6 +61,17 @@ class TestVotedStream:
             assert text_of(chunks, index) == LONG
         assert [c["choices"][0]["index"] for c in chunks if "its" in c] == [2]
 
+    async def test_a_choice_that_was_lost_never_begins(self, checkpoint):
+        def all_but_one(body, number):
+            return Say(LONG, status=500 if body["seed"] == 102 else 200)
+
+        async with serving_script(all_but_one, checkpoint) as (server, _):
+            chunks = (await server.ask(stream=True, n=3, seed=100, its={"n": 3})).chunks
+        told = [chunk["choices"][0] for chunk in chunks]
+        assert {choice["index"] for choice in told} == {0, 1}
+        assert [choice["index"] for choice in told if choice["finish_reason"]] == [0, 1]
+        assert [choice["index"] for choice in told if "role" in choice["delta"]] == [0, 1]
+
     async def test_reasoning_and_tool_calls_of_the_winner_are_streamed_too(self, checkpoint):
         call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
         message = {"role": "assistant", "content": None, "reasoning": "hm", "tool_calls": [call]}

@@ -84,6 +84,8 @@ class Telling:
             yield from self._grow(_Reasoning, text)
         if text := reply.text_of(delta.get("content")):
             yield from self._grow(_Words, text, choice.get("logprobs"))
+        elif self._items and not self._items[-1].has_ended:
+            self._items[-1].learn(choice.get("logprobs"))  # of words that their server held back
         if text := reply.text_of(delta.get("refusal")):
             yield from self._grow(_Refusal, text)
         for position, piece in enumerate(reply.objects_of(delta.get("tool_calls"))):
@@ -160,6 +162,9 @@ class _Item:
         self._pieces.append(text)
         yield f"{self.part_events}.delta", {**self._place, "delta": text, **self._tokens(logprobs)}
 
+    def learn(self, logprobs: Any) -> None:
+        """Log-probabilities of words that were told without them."""
+
     def end(self) -> Iterator[tuple[str, Json]]:
         self.has_ended = True
         yield f"{self.part_events}.done", {**self._place, **self._said()}
@@ -198,10 +203,12 @@ class _Words(_Item):
     def part(self) -> Json:
         return reply.text_part(self.text, self._logprobs)
 
+    def learn(self, logprobs: Any) -> None:
+        self._logprobs += reply.tokens_of(logprobs)
+
     def _tokens(self, logprobs: Any) -> Json:
-        tokens = reply.tokens_of(logprobs)
-        self._logprobs += tokens
-        return {"logprobs": tokens}
+        self.learn(logprobs)
+        return {"logprobs": reply.tokens_of(logprobs)}
 
     def _said(self) -> Json:
         return {"text": self.text, "logprobs": self._logprobs}

@@ -43,6 +43,8 @@ def chat_body(body: Mapping[str, Any]) -> Json:
         raise RequestError("include must be a list", param="include")
     if LOGPROBS in include:
         chat["logprobs"] = True
+    else:
+        chat.pop("top_logprobs", None)  # model servers refuse it alone
     if chat.get("stream") is True:
         chat["stream_options"] = {"include_usage": True}
     return chat
