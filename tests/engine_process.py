@@ -14,6 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
 
@@ -93,6 +94,13 @@ def begin_children() -> None:
     subprocess.run(["sh", "-c", '"$@" & exit 0', "sh", *child], check=True)
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is gone is none: whoever asks whether it has started may be ended meanwhile."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def main() -> int:
     arguments = read_arguments()
     print("arguments:", json.dumps(sys.argv[1:]), flush=True)
@@ -108,7 +116,7 @@ def main() -> int:
     if arguments.exit_code is not None:
         return arguments.exit_code
     Handler.arguments = arguments
-    server = ThreadingHTTPServer((arguments.host, arguments.port), Handler)
+    server = Server((arguments.host, arguments.port), Handler)
     if not arguments.stubborn:
         signal.signal(signal.SIGTERM, lambda *caught: threading.Thread(target=server.shutdown).start())
     server.serve_forever(poll_interval=0.05)
