@@ -11,6 +11,8 @@ from typing import Any
 from its_proxy.codesign.light import light
 
 Message = Mapping[str, Any]
+_TEXTS = ("text", "input_text", "output_text")
+"""Types of parts that vLLM renders as text; OpenAI's chat completions know the first alone."""
 
 
 @light
@@ -74,7 +76,7 @@ def _texts(content: Any) -> list[str]:
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    return isinstance(part, Mapping) and part.get("type") in _TEXTS and isinstance(part.get("text"), str)
 
 
 def _rewrite_content(content: Any, rewrite: Rewrite) -> Any:

@@ -94,6 +94,15 @@ def test_turns_are_numbered_by_user_messages_whether_they_hold_text_or_not() -> 
     ]
 
 
+@pytest.mark.parametrize("kind", ["input_text", "output_text"])
+def test_what_servers_render_as_text_is_text_under_its_other_names(kind: str) -> None:
+    part = {"type": kind, "text": "How many?"}
+    [turn] = user_turns([user([IMAGE, part])])
+    assert turn.text == "How many?"
+    [message] = with_rewrites([user([IMAGE, part])], {0: Rewrite("A baker asks. ")})
+    assert message == user([IMAGE, {**part, "text": "A baker asks. How many?"}])
+
+
 def test_a_string_and_one_text_part_are_the_same_text() -> None:
     assert user_turns([user("How many?")]) == user_turns([user([text_part("How many?")])])
 

@@ -163,9 +163,9 @@ def without_persona(message: dict[str, Any], got: dict[str, Any]) -> tuple[dict[
         before, found, after = got["content"].partition(message["content"])
         assert not after
         return {**got, "content": found}, "a persona in its text", before
-    [own] = [part["text"] for part in message["content"] if part["type"] == "text"]
-    [added] = [part["text"].removesuffix(own) for part in got["content"] if part["type"] == "text"]
-    parts = [{**part, "text": own} if part["type"] == "text" else part for part in got["content"]]
+    [own] = [part["text"] for part in message["content"] if "text" in part]
+    [added] = [part["text"].removesuffix(own) for part in got["content"] if "text" in part]
+    parts = [{**part, "text": own} if "text" in part else part for part in got["content"]]
     return {**got, "content": parts}, "a persona in its text", added
 
 
@@ -299,6 +299,35 @@ async def test_a_voted_response_has_its_log_probabilities_its_calls_and_its_thou
     assert response["output"][0]["type"] == "reasoning"
     assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 3 * N}
     assert response["usage"]["input_tokens_details"]["cached_tokens"] == 4 * N
+
+
+@pytest.mark.parametrize("how", [PLAIN, STREAMED])
+async def test_a_response_that_was_cut_off_says_so_in_its_last_item(how):
+    [choice] = COMPLETION["choices"]
+    cut_off = {**COMPLETION, "choices": [{**choice, "finish_reason": "length"}]}
+    async with serving_script(Say(document=cut_off), None) as (server, _):
+        reply = await server.send("POST", "/v1/responses", {"model": "model", "input": "Hi", **how})
+    response = reply.json if not how else json.loads(reply.raw.decode().rstrip().rpartition("data: ")[2])["response"]
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    *others, last = [item["status"] for item in response["output"]]
+    assert (set(others), last) == ({"completed"}, "incomplete")
+    done = [
+        line for line in reply.raw.decode().splitlines() if "response.output_item.done" in line and "data: " in line
+    ]
+    assert [json.loads(line[6:])["item"]["status"] for line in done] == ([*others, last] if how else [])
+
+
+async def test_a_voted_text_has_its_log_probabilities(tmp_path):
+    logprobs = {"tokens": ["7"], "token_logprobs": [-0.1], "top_logprobs": [{"7": -0.1}], "text_offset": [0]}
+    choice = {"index": 0, "text": "\\boxed{7}", "logprobs": logprobs, "finish_reason": "stop"}
+    body = {"model": "model", "prompt": "What is 2 + 5?", "logprobs": 1}
+    say = Say(raw=json.dumps({"object": "text_completion", "choices": [choice]}).encode())
+    async with serving_script(say, pair(tmp_path, "none")) as (server, _):
+        plain = await server.send("POST", "/v1/completions", body)
+        streamed = await server.send("POST", "/v1/completions", {**body, "stream": True})
+    assert plain.json["choices"] == [choice]
+    told = [chunk["choices"][0] for chunk in streamed.chunks]
+    assert [(piece["text"], piece["logprobs"]) for piece in told] == [("", None), ("\\boxed{7}", logprobs), ("", None)]
 
 
 @pytest.mark.parametrize(("column", "strategy"), [(1, None), (2, "none"), (3, "random")])

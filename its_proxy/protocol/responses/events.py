@@ -61,8 +61,11 @@ class Telling:
     def end(self) -> Iterator[bytes]:
         """What ends the Response that the chunks have told, by the event: of a long text each is long."""
         assert self._response is not None, "a stream without a chunk is told as an error"
+        ending = reply.ending_of(self._finish_reason, self._usage)
+        if self._items:
+            self._items[-1].status = ending["status"]  # what was cut off is the last item
         yield from self._end_item()
-        self._response |= reply.ending_of(self._finish_reason, self._usage)
+        self._response |= ending
         self._response["output"] = [item.whole() for item in self._items]
         yield self._event(_FINAL[self._response["status"]], response=self._response)
 
@@ -138,6 +141,7 @@ class _Item:
         self.position = position
         self.name = reply.item_id(self.kind, request_id, position)
         self.has_ended = False
+        self.status = "completed"
         self._pieces: list[str] = []
         self._logprobs: list[Json] = []
 
@@ -152,7 +156,7 @@ class _Item:
         raise NotImplementedError
 
     def whole(self) -> Json:
-        return {**self.opened(), "content": [self.part()], "status": "completed"}
+        return {**self.opened(), "content": [self.part()], "status": self.status}
 
     def begin(self) -> Iterator[tuple[str, Json]]:
         yield "response.output_item.added", {"output_index": self.position, "item": self.opened()}
@@ -242,7 +246,7 @@ class _Call(_Item):
         return reply.call_item(self.name, self._call_id, self._function)
 
     def whole(self) -> Json:
-        return {**self.opened(), "arguments": self.text, "status": "completed"}
+        return {**self.opened(), "arguments": self.text, "status": self.status}
 
     def begin(self) -> Iterator[tuple[str, Json]]:
         yield "response.output_item.added", {"output_index": self.position, "item": self.opened()}

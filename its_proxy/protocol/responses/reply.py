@@ -21,6 +21,8 @@ def response_of(request: Mapping[str, Any], completion: Mapping[str, Any], reque
     response = head_of(request, request_id, created, model)
     response |= ending_of(choice.get("finish_reason"), completion.get("usage"))
     response["output"] = output_of(choice["message"], request_id, logprobs=choice.get("logprobs"))
+    if response["output"]:
+        response["output"][-1]["status"] = response["status"]  # what was cut off is its last item
     return response | ({"its": completion["its"]} if "its" in completion else {})
 
 
