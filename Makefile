@@ -60,9 +60,9 @@ test-clients-newest: environment ## the same with the newest that the registries
 	ITS_CLIENTS="$$said" ITS_CLIENTS_ARE=newest .venv/bin/python -m pytest tests/clients $(ARGS)
 
 results-clients: environment ## run both, into docs/results/clients.json and the tables of docs/clients.md
-	@ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients; \
-	ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json $(MAKE) test-clients-newest; \
-	.venv/bin/python -m tests.clients.page
+	@export ITS_CLIENTS_OUT=$(CURDIR)/docs/results/clients.json; failed=0; \
+	$(MAKE) test-clients || failed=1; $(MAKE) test-clients-newest || failed=1; \
+	.venv/bin/python -m tests.clients.page && exit $$failed
 
 .PHONY: test-browser
 test-browser: environment ## the playground in a real Chromium; ITS_REQUIRE_BROWSER=1: never skipped; ITS_PICTURES=docs/images

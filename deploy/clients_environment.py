@@ -10,15 +10,18 @@ ends this with another code than 0. To refresh the pins: `--newest`, then `pip f
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cache import CHECKOUT, CannotInstall, building, environment_named, install, is_whole, lock_beside, stop
-from pinned import Pinned, unavailable
+from cache import CHECKOUT, building, cache_folder, environment_named, install, is_whole, lock_beside, stop
+from pinned import Pinned, provide, unavailable
 
+DAY_S = 24 * 3600
 DEPLOY = Path(__file__).parent
 NPM_FOLDER = CHECKOUT / "tests/real_litellm"  # its lock file names that package alone
 NPM_INSTALL = ("npm", "install", "openai", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix")
@@ -57,21 +60,22 @@ def pinned(name: str) -> None:
     Pinned(f"clients-{name}", program=program, variable=variable, what=what, from_source=from_source).provide()
 
 
-def newest(name: str) -> None:
-    """The same of a group as the registries hold it today: built once a day."""
-    asked_for = NEWEST[name]
-    try:
-        with redirect_stdout(sys.stderr):
-            environment = environment_named(f"newest-{name}", *asked_for, datetime.now(UTC).date().isoformat())
-            with lock_beside(environment) as lock:
-                if not is_whole(environment):
-                    with building(environment, f"the environment with the newest {', '.join(asked_for)}"):
-                        install(environment, lock, "--prefer-binary", *asked_for)
-    except CannotInstall as error:
-        if not error.is_out_of_reach:
-            stop(str(error))
-        unavailable(str(error))
-    print(environment)
+def newest(name: str) -> Path:
+    """Where the same group is as the registries hold it today: built once a day, in place of those of days before."""
+    environment = environment_named(f"newest-{name}", *NEWEST[name], datetime.now(UTC).date().isoformat())
+    with redirect_stdout(sys.stderr), lock_beside(environment) as lock:
+        if not is_whole(environment):
+            remove_earlier(f"newest-{name}")
+            with building(environment, f"the environment with the newest {', '.join(NEWEST[name])}"):
+                install(environment, lock, "--prefer-binary", *NEWEST[name])
+    return environment
+
+
+def remove_earlier(name: str) -> None:
+    """Those of this name that nothing asks for any more; else each day that is tested would leave gigabytes."""
+    for complete in cache_folder().glob(f"{name}-{'?' * 12}/complete"):
+        if time.time() - complete.stat().st_mtime > DAY_S:
+            shutil.rmtree(complete.parent, ignore_errors=True)
 
 
 def newest_npm() -> None:
@@ -79,6 +83,7 @@ def newest_npm() -> None:
     folder = environment_named("newest-npm", "openai", datetime.now(UTC).date().isoformat())
     with lock_beside(folder):
         if not (folder / "complete").exists():
+            remove_earlier("newest-npm")
             folder.mkdir(exist_ok=True)
             command = [
                 "npm",
@@ -128,5 +133,7 @@ if __name__ == "__main__":
         print(json.dumps(whole(is_newest=is_newest)))
     elif names == ["npm"]:
         newest_npm()
+    elif is_newest:
+        provide(lambda: newest(names[0]))
     else:
-        (newest if is_newest else pinned)(names[0])
+        pinned(names[0])

@@ -33,23 +33,13 @@ class Pinned:
 
     def provide(self) -> None:
         """Prints the path, building the environment first where it is not whole."""
-        try:
-            self._provide()
-        except KeyboardInterrupt:
-            sys.exit("\nits-proxy: interrupted; the next make begins the environment anew")
-        except CannotInstall as error:
-            if not error.is_out_of_reach:
-                stop(str(error))
-            unavailable(str(error))
-        except OSError as error:
-            stop(f"the environment cannot be prepared: {error}")
+        provide(self._provided)
 
-    def _provide(self) -> None:
+    def _provided(self) -> Path:
         if ready := os.environ.get(self.variable):
             if not Path(ready, "bin", self.program).exists():
                 stop(f"{self.variable} names {ready}, which holds no bin/{self.program}")
-            print(ready)
-            return
+            return Path(ready)
         if sys.version_info[:2] != PYTHON:
             frozen = ".".join(map(str, PYTHON))
             unavailable(f"the pins are of Python {frozen}, {sys.executable} is {platform.python_version()}")
@@ -65,7 +55,22 @@ class Pinned:
                             how += ["--no-binary", ",".join(self.from_source)] if self.from_source else []
                             install(environment, lock, *how, "--requirement", str(pins))
                             self.finish(environment)
-        print(environment)
+        return environment
+
+
+def provide(prepared: Callable[[], Path]) -> None:
+    """Prints the path that `prepared` returns, or tells why there is none."""
+    try:
+        environment = prepared()
+    except KeyboardInterrupt:
+        sys.exit("\nits-proxy: interrupted; the next make begins the environment anew")
+    except CannotInstall as error:
+        if not error.is_out_of_reach:
+            stop(str(error))
+        unavailable(str(error))
+    except OSError as error:
+        stop(f"the environment cannot be prepared: {error}")
+    print(environment)
 
 
 def unavailable(reason: str) -> NoReturn:
