@@ -261,6 +261,25 @@ async def test_a_stream_tells_usage_once_and_only_where_it_is_asked_to(tmp_path,
     assert (chunks[-1]["choices"] == []) == is_asked
 
 
+@pytest.mark.parametrize(
+    ("finish_reason", "message", "why"),
+    [
+        ("stop", {"content": None, "refusal": "No."}, "no_answer"),
+        ("stop", {"content": "Hello."}, "no_answer"),
+        ("length", {"content": "\\boxed{7}"}, "truncated"),
+        ("content_filter", {"content": "\\boxed{7}"}, "truncated"),
+        ("function_call", {"content": None, "function_call": {"name": "add"}}, "truncated"),
+    ],
+)
+async def test_what_abstains_is_the_reply_where_none_votes(tmp_path, finish_reason, message, why):
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "logprobs": None, "finish_reason": finish_reason}
+    async with serving_script(Say(document={**COMPLETION, "choices": [choice]}), pair(tmp_path)) as (server, _):
+        reply = await server.ask(its=VOTED)
+    assert reply.status == 200
+    assert reply.json["choices"] == [choice]
+    assert reply.json["its"]["abstained"] == {why: N}
+
+
 # --- the other routes ---------------------------------------------------------------------------
 
 
