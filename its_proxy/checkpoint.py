@@ -54,7 +54,10 @@ def source_at(path: Path) -> Source:
     if path.is_dir():
         return Folder(path)
     if not path.exists():
-        raise ManifestError(f"{path} is not there", hint="a checkpoint's folder is meant, or its bundle")
+        raise ManifestError(
+            f"{path} is not there",
+            hint="a checkpoint's folder is meant, or its bundle; its-proxy manifest init writes one for any model",
+        )
     from its_proxy.bundle import read_bundle  # few checkpoints are one
 
     return read_bundle(path)

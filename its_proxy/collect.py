@@ -26,7 +26,7 @@ from its_proxy.codesign.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from its_proxy.protocol.client import START_ONE
+from its_proxy.protocol.client import advice, unanswered
 from its_proxy.voting.answers import AnswerKind
 
 N_TRIES = 5
@@ -194,13 +194,13 @@ class _Server:
                     if response.status == 200:
                         return await _object(response)
                     if response.status not in (429, 503) or n_left == 0:
-                        raise _refusal(response.status, await _object(response))
+                        raise _refusal(self.url, response.status, await _object(response))
                     # Twice as long each time: with many items in flight the server stays busy for a while.
                     wait_s = min(MAX_WAIT_S, _retry_after_s(response) * 2 ** (N_TRIES - 1 - n_left))
             except TimeoutError:
                 raise UpstreamTimeout(f"no reply from {self.url}") from None
-            except aiohttp.ClientConnectorError:
-                raise UpstreamUnreachable(f"no its-proxy answers at {self.url}", hint=START_ONE) from None
+            except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+                raise unanswered(self.url) from None
             except aiohttp.ClientError as error:
                 raise UpstreamUnreachable(f"{self.url}: {error}") from None
             await asyncio.sleep(wait_s)
@@ -220,13 +220,13 @@ async def _object(response: aiohttp.ClientResponse) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _refusal(status: int, reply: Mapping[str, Any]) -> ItsError:
+def _refusal(url: str, status: int, reply: Mapping[str, Any]) -> ItsError:
     error = reply.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     said = f"the server answered {status}: {message or 'without a reason'}"
     if status in (429, 503):
         return UpstreamBusy(said, status=status, hint="a lower --concurrency asks less at a time; the file is kept")
-    return UpstreamRejected(said, status=status)
+    return UpstreamRejected(said, status=status, hint=advice(url, status))
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:

@@ -146,6 +146,12 @@ class TestAsk:
     async def test_where_no_server_answers_it_says_so(self, url):
         assert is_one_clear_line(await command("ask", "Hello?", "--url", url), "no its-proxy answers at")
 
+    async def test_a_url_without_its_ends_is_told_of_them(self, checkpoint):
+        async with serving_script(Say("hello"), checkpoint) as (server, _):
+            for url in (server.url.removesuffix("/v1"), server.url.removeprefix("http://")):
+                ended = await command("ask", "Hello?", "--model", "model", "--url", url)
+                assert is_one_clear_line(ended, "its-proxy's URL is whole, as http://127.0.0.1:8080/v1")
+
     async def test_a_question_is_needed(self):
         ended = await command("ask")
         assert ended.code == 2

@@ -230,6 +230,12 @@ class TestFailures:
         ):
             await collect(f"http://127.0.0.1:{unused_tcp_port}/v1", "tiny", ITEMS, tmp_path / "out")
 
+    @pytest.mark.parametrize("without", ["/v1", "http://"])
+    async def test_a_url_without_its_ends_is_told_of_them(self, tmp_path, without):
+        async with Voter().serving() as url:
+            with pytest.raises((UpstreamRejected, UpstreamUnreachable), match="URL is whole"):
+                await collect(url.replace(without, ""), "tiny", ITEMS, tmp_path / "out")
+
 
 def test_rows_are_plain_json_objects(tmp_path):
     async def run() -> None:
