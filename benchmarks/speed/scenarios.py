@@ -66,6 +66,7 @@ def scenarios(is_quick: bool) -> tuple[Scenario, ...]:
         Scenario("vote-stream-16", "a vote of 8 answered as a stream, 16 at a time", "vote", 16, is_stream=True,
                  only=("its-proxy",)),
         Scenario("large-4", "a prompt of 1 MB, 4 at a time", "rewritten", 4, prompt=LARGE),
+        Scenario("large-passed-4", "the same, passed through", "passed", 4, prompt=LARGE, only=("its-proxy",)),
     )  # fmt: skip
 
 
