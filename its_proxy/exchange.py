@@ -175,8 +175,8 @@ class Exchange:
 
     def _room_for(self, plans: Sequence[Plan], deadline: Deadline) -> AbstractAsyncContextManager[Place]:
         """Its `choice` says which of the plans there is room for."""
-        needs = [plan.wave for plan in plans] if len(plans) > 1 else (plans[0].wave,)
-        return self._room(needs, 1 if plans[0].starts_with_one else None, deadline)
+        begins_with = 1 if plans[0].starts_with_one else None
+        return self._room([plan.wave for plan in plans], begins_with, deadline)
 
     def _room(
         self, needs: Sequence[int], begins_with: int | None, deadline: Deadline

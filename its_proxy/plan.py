@@ -437,6 +437,6 @@ def _common(samplings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _max_tokens(request: ChatRequest, member: Member) -> int | None:
     """The smaller of both sides' caps."""
-    own, advice = client_max_tokens(request.body), member.advice
-    advised = advice.max_tokens if advice is not None else None
-    return min(own, advised) if own is not None and advised is not None else own if advised is None else advised
+    advice = member.advice
+    caps = (client_max_tokens(request.body), advice.max_tokens if advice is not None else None)
+    return min([cap for cap in caps if cap is not None], default=None)

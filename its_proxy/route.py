@@ -81,7 +81,7 @@ class Route:
     async def complete(self, body: Body, request_id: str) -> Completion:
         target = self._next()
         try:
-            if len(self.targets) == 1:
+            if len(self.targets) == 1:  # mostly so, and then its upstream may make the second try
                 completion = await target.complete(self._body(target, body), request_id)
             else:
                 with tried_once(self._other(target) is not None):

@@ -111,11 +111,11 @@ class _Relay:
                 self.is_done = True
                 return b"".join(lines[:number])
             try:
-                event = _event_of(data)
+                document = _event_of(data)
             except UpstreamError as error:
                 self.error = error
                 return b"".join(lines[:number])
-            self.is_finished = self.is_finished or _is_finish(event)
+            self.is_finished = self.is_finished or _is_finish(document)
         return b"".join(lines)
 
 

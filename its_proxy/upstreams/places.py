@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 class Places:
-    """Like asyncio's semaphore, which costs ten times as much where nobody waits, and every call takes a place."""
+    """Like asyncio's semaphore, which costs seven times as much where nobody waits, and every call takes a place."""
 
     __slots__ = ("_waiting", "n_free")
 

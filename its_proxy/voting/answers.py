@@ -178,9 +178,9 @@ def _boxed(text: str) -> str | None:
 
 
 def _braced(text: str) -> str | None:
-    simple = text.partition("}")
-    if simple[1] and "{" not in simple[0] and "\\" not in simple[0]:
-        return simple[0].strip()  # mostly it is a number
+    inside, end, _ = text.partition("}")
+    if end and "{" not in inside and "\\" not in inside:
+        return inside.strip()  # mostly it is a number
     depth = 1
     for brace in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
