@@ -18,7 +18,9 @@ from its_proxy.protocol.body import (
     MAX_TEXTS,
     MAX_VALUES,
     MOST_BACKSLASHES,
+    read_at_a_glance,
     read_body,
+    read_carefully,
 )
 
 MIB = 2**20
@@ -106,6 +108,86 @@ def test_whatever_is_read_means_the_same_to_the_strictest_reader(data):
         except RequestError:
             continue
         assert strict_json(document) == body
+
+
+# Pieces that a look which counts could be deceived by, set side by side and into good bodies.
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            *'{}[]":,\\ -0e.', '"a"', '"a":', '"a:":', '"a\\u003a":', '"\\u003A"', '"\\\\u003a"', '"\\":"', '\\"',
+            "\\u0000", "\\ud83d\\ude00", "\\ud83d", "\ud83d", "\ufeff", "\u2028", "/**/",
+            "1e400", "-0.0", "1" * 18, "1" * 19, "18446744073709551616", "NaN", "null",
+        ]
+    ),
+    max_size=8,
+).map(lambda pieces: "".join(pieces).encode("utf-8", "surrogatepass"))  # fmt: skip
+SPELLED = st.builds(
+    lambda body, indent, ascii: json.dumps(body, indent=indent, ensure_ascii=ascii).encode(),
+    OBJECT, st.sampled_from([None, 1]), st.booleans(),
+)  # fmt: skip
+
+
+def with_a_key_doubled(body, data) -> bytes:
+    at = data.draw(st.sampled_from(range(max(1, len(objects_of(body))))))
+    return written(body, [*objects_of(body), {}][at]).encode()
+
+
+def both_ways(data: bytes) -> None:
+    """A glance that sees something sees what the careful reading does, which refuses nothing of it."""
+    seen = read_at_a_glance(data)
+    if seen is not None:
+        assert repr(seen) == repr(read_carefully(data))
+
+
+@settings(max_examples=500)
+@given(SPELLED, PIECES, st.data())
+def test_a_glance_passes_nothing_that_the_careful_reading_would_refuse_or_read_otherwise(spelled, pieces, data):
+    start = data.draw(st.integers(0, len(spelled)))
+    end = data.draw(st.integers(start, min(len(spelled), start + 6)))
+    both_ways(spelled)
+    both_ways(spelled[:start] + pieces + spelled[end:])
+    both_ways(b'{"a":' + pieces + b"}")
+    both_ways(b'{"a":1,"b:":":",' + pieces + b":1}")
+
+
+@settings(max_examples=300)
+@given(OBJECT, st.data())
+def test_a_glance_passes_no_key_that_is_named_twice_however_texts_are_spelled(body, data):
+    """With some of its colons spelled as escapes, and some escapes as colons."""
+    text = with_a_key_doubled(body, data)
+    escaped = data.draw(st.sampled_from([b":", b"\\u003a", b"\\u003A", b'":"']))
+    for document in (text, text.replace(b"\\n", escaped), text.replace(b"x", escaped)):
+        both_ways(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b'{"a":1,"a":"\\u003a"}',  # the colon that is lost with the key comes back
+        b'{"a":1,"\\u0061":"\\u003A"}',
+        b'{"a":":","a":"\\u003a\\u003a"}',
+        b'{"a":{"b":1,"b":2},"c":"\\u003a"}',
+        b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+        b'{"a":18446744073709551616}',
+        b'{"a":1' + b"0" * 400 + b"}",
+        b'{"a":"' + b"x" * LARGE_BYTES + b'"}',
+        b"[]", b"1", b"null", b"", b"{", b'{"a":NaN}', b'\xef\xbb\xbf{"a":1}', b'{"a":"\xff"}', b'{"a":"\\ud800"}',
+    ],
+)  # fmt: skip
+def test_what_a_glance_cannot_be_sure_of_is_left_to_the_careful_reading(document):
+    assert read_at_a_glance(document) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["How many?", "a: b, c", '{"a": [1]}', '\u00e9\n\u2028\\ "', "\\boxed{7}", "1234567890" + "12345678"]
+)
+def test_a_glance_is_enough_for_what_clients_send(text):
+    body = {"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0.7, "its": {"n": 8}}
+    assert read_at_a_glance(orjson.dumps(body)) == read_at_a_glance(json.dumps(body, indent=1).encode()) == body
+
+
+def test_a_short_body_has_no_room_for_what_only_long_ones_can_have_too_many_of():
+    assert min(MAX_VALUES, 2 * MAX_TEXTS, MAX_CONTAINERS, 19 * MAX_LONG_NUMBERS) > LARGE_BYTES
 
 
 @pytest.mark.parametrize("size", [100, 70_000, 2 * MIB - 100])
