@@ -27,7 +27,10 @@ N_TRIES = 9
 # The rest is too small to look at one by one.
 N_FUNCTIONS = 40
 # These run when the clock says so, or set a timer where none runs just now: another number on a busy machine.
-BY_THE_CLOCK = tuple(f"upstreams/wire.py: {name}" for name in ("Waits.add", "Waits._look", "WireTransport._sweep_idle"))
+BY_THE_CLOCK = (
+    *(f"upstreams/wire.py: {name}" for name in ("Waits.add", "Waits._look", "WireTransport._sweep_idle")),
+    *(f"deadline.py: {name}" for name in ("_Watch.begin", "_Watch._look")),
+)
 SEVENTEEN_EVENTS = " ".join(f"word{n}" for n in range(14))
 REQUESTS: Mapping[str, dict[str, Any]] = {
     "a rewritten chat": {"its": {"vote": "off"}},

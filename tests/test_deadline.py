@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import its_proxy.deadline as module
 from its_proxy.codesign.errors import UpstreamTimeout
-from its_proxy.deadline import Deadline
+from its_proxy.deadline import LOOK_S, Deadline
 
 
 async def dawdling(n: int, pause_s: float) -> AsyncIterator[bytes]:
@@ -51,3 +52,76 @@ async def test_a_caller_who_leaves_is_no_timeout():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_caller_who_leaves_in_the_moment_of_the_deadline_has_left():
+    async def call() -> None:
+        deadline = Deadline(0.01)
+        with deadline.held():
+            try:
+                await asyncio.sleep(5)
+            except asyncio.CancelledError:
+                await left.wait()  # still tidying up
+                raise
+
+    left = asyncio.Event()
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0.01 + 2 * LOOK_S)
+    task.cancel()
+    left.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+async def test_whatever_takes_its_time_after_the_deadline_is_cancelled_once():
+    n_cancelled = 0
+
+    async def tidy_up() -> None:
+        nonlocal n_cancelled
+        for _ in range(4):
+            try:
+                await asyncio.sleep(LOOK_S)
+            except asyncio.CancelledError:
+                n_cancelled += 1
+
+    with Deadline(0.01).held():
+        await tidy_up()
+    assert n_cancelled == 1
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_each_of_many_ends_at_its_own_deadline_and_one_holds_its_blocks_one_after_another():
+    async def lasting(seconds: float) -> None:
+        deadline = Deadline(seconds)
+        for _ in range(2):
+            with pytest.raises(UpstreamTimeout, match=f"{seconds:g} s"), deadline.held():
+                await asyncio.sleep(5)
+        ended.append(seconds)
+
+    ended: list[float] = []
+    await asyncio.gather(*(lasting(seconds) for seconds in (0.4, 0.01, 0.2)))
+    assert ended == [0.01, 0.2, 0.4]
+
+
+def test_each_loop_has_its_own_also_where_they_take_turns():
+    async def call() -> None:
+        with pytest.raises(UpstreamTimeout), Deadline(0.01).held():
+            await asyncio.sleep(5)
+
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        for runner in (one, other, one, other):
+            runner.run(call())
+
+
+def test_nothing_is_looked_for_while_nobody_is_held():
+    async def call() -> None:
+        with Deadline(5).held():
+            await asyncio.sleep(0)
+        await asyncio.sleep(2 * LOOK_S)
+
+    with asyncio.Runner() as runner:
+        runner.run(call())
+        assert not module._watch_of(runner.get_loop()).timer
