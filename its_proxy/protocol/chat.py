@@ -7,12 +7,19 @@ from typing import Any
 from its_proxy.codesign.errors import RequestError
 from its_proxy.codesign.light import light
 from its_proxy.protocol.its import ItsRequest, read_its
-from its_proxy.protocol.limits import MAX_PARTS, refuse_excess
+from its_proxy.protocol.limits import MAX_PARTS, MOST_ENTRIES, refuse_excess
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p")
 _JSON_NAMES: Mapping[type, str] = {bool: "true or false", dict: "an object"}
 DENIED = ("cache_salt", "prompt_embeds", "request_id", "priority")
 _DENIED = frozenset(DENIED)
+USUAL = frozenset((
+    "model", "messages", "its", "n", "seed", "stream", "stream_options", "max_tokens", "max_completion_tokens",
+    *SAMPLING_FIELDS, "frequency_penalty", "presence_penalty", "repetition_penalty", "reasoning_effort",
+    "response_format", "logprobs", "top_logprobs", "tool_choice", "parallel_tool_calls", "user",
+))  # fmt: skip
+"""Fields that are neither denied nor, but for `messages`, held to a size: there is nothing to refuse of them."""
+MOST_MESSAGES = MOST_ENTRIES["messages"]
 
 
 @light
@@ -32,16 +39,18 @@ class ChatRequest:
 def read_chat(body: dict[str, Any]) -> ChatRequest:
     """Checks what we act on; raises RequestError naming the field."""
     model = read_model(body)
-    refuse_denied(body)
-    refuse_excess(body)
-    _optional(body, "chat_template_kwargs", dict, None)
-    stream = _optional(body, "stream", bool, False)
-    options = _optional(body, "stream_options", dict, {})
+    messages = body.get("messages")
+    if not (USUAL.issuperset(body) and type(messages) is list and len(messages) <= MOST_MESSAGES):
+        refuse_denied(body)
+        refuse_excess(body)
+        _optional(body, "chat_template_kwargs", dict, None)
+    stream = "stream" in body and _optional(body, "stream", bool, False)
+    options = _optional(body, "stream_options", dict, {}) if "stream_options" in body else {}
     forwarded = dict(body)
     forwarded.pop("its", None)
     return ChatRequest(
         model=model,
-        messages=_read_messages(body.get("messages")),
+        messages=_read_messages(messages),
         body=forwarded,
         its=read_its(body.get("its")),
         n=_positive(body, "n", 1) if "n" in body else 1,
@@ -89,6 +98,8 @@ def _read_messages(messages: Any) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages is required and must be a non-empty list", param="messages")
     for position, message in enumerate(messages):
+        if type(message) is dict and type(message.get("role")) is str and type(message.get("content")) is str:
+            continue  # as nearly all are
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             param = f"messages[{position}]"
             raise RequestError(f"{param} must be an object with a role", param=param)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from its_proxy.protocol.chat import client_max_tokens, client_seed, read_chat
+from its_proxy.codesign.errors import RequestError
+from its_proxy.protocol.chat import USUAL, client_max_tokens, client_seed, read_chat, refuse_denied
+from its_proxy.protocol.limits import MAX_FIELDS, MOST_ENTRIES, refuse_excess
 
 MESSAGES = [{"role": "user", "content": "What is 2 + 5?"}]
 
@@ -30,6 +32,44 @@ def test_usage_is_streamed_only_where_it_was_asked_for(fields, wants):
 @pytest.mark.parametrize("field", ["priority_hint", "salt", "KV_cache", "transfer_params_x", "user_request_id"])
 def test_the_deny_list_does_not_reach_for_its_neighbours(field):
     assert field in read_chat({"model": "m", "messages": MESSAGES, field: 1}).body
+
+
+@pytest.mark.parametrize("field", sorted(USUAL - {"messages"}))
+@pytest.mark.parametrize(
+    "value", [None, True, -1, "x" * 100_000, ["x" * 5_000] * 5_000, {str(n): n for n in range(5_000)}], ids=type
+)
+def test_of_a_usual_field_nothing_is_refused_for_its_name_or_size(field, value):
+    refuse_denied({field: value})
+    refuse_excess({field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"priority": 1}, "priority"),
+        ({"kv_transfer_params": {}}, "kv_transfer_params"),
+        ({"messages": MESSAGES * (MOST_ENTRIES["messages"] + 1)}, "messages"),
+        ({"messages": dict.fromkeys(map(str, range(5_000)))}, "messages"),
+        ({"stop": ["x"] * (MOST_ENTRIES["stop"] + 1)}, "stop"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs"),
+        ({str(n): n for n in range(MAX_FIELDS)}, None),
+        ({"stream": 1}, "stream"),
+        ({"stream_options": True}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": 1, "content": "a"}]}, "messages[1]"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ],
+)
+def test_the_first_thing_that_is_wrong_is_named_however_much_else_is(fields, param):
+    """In the order that it always had."""
+    wrong = {"its": {"N": 1}, "n": 0}
+    with pytest.raises(RequestError) as refused:
+        read_chat({"model": "m", "messages": MESSAGES, **wrong, **fields})
+    assert refused.value.param == param
+    if param != "messages" and not (param or "").startswith("messages["):
+        with pytest.raises(RequestError) as refused:
+            read_chat({"model": "m", "messages": 5, **wrong, **fields})
+        assert refused.value.param == param
 
 
 def test_the_smaller_of_both_names_is_the_clients_cap():
