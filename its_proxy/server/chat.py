@@ -31,13 +31,13 @@ _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cac
 async def chat_completions(request: Request) -> Response | Stream:
     caller = caller_of(request)
     request.dialect = ChatDialect()
-    return await converse(request, caller, read_chat(read_body(await read_bytes(request))))
+    return await converse(request, caller, read_chat(read_body(await request.read())))
 
 
 async def responses(request: Request) -> Response | Stream:
     """A Response is made of the chat completion that answers the same; nothing is stored."""
     caller = caller_of(request)
-    body = read_body(await read_bytes(request))
+    body = read_body(await request.read())
     request.dialect = ResponsesDialect(body, request.id)
     return await converse(request, caller, read_chat(chat_body(body)))
 
@@ -132,12 +132,6 @@ async def _stream(request: Request, exchange: Exchange) -> Stream:
                     await stream.caught_up()
     stream.end()
     return stream
-
-
-async def read_bytes(request: Request) -> bytes:
-    data = await request.read()
-    request.phase = "answering"
-    return data
 
 
 def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Response:

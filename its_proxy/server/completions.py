@@ -10,7 +10,7 @@ from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.completions import may_be_voted, n_asked, read_completion
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
 from its_proxy.served import Served
-from its_proxy.server.chat import Asked, converse, read_bytes
+from its_proxy.server.chat import Asked, converse
 from its_proxy.server.context import caller_of
 from its_proxy.server.dialect import TextDialect
 from its_proxy.server.http.request import Request
@@ -21,7 +21,7 @@ from its_proxy.upstreams.texts import TextUpstream
 
 async def completions(request: Request) -> Response | Stream:
     caller = caller_of(request)
-    chat = read_completion(read_body(await read_bytes(request)))
+    chat = read_completion(read_body(await request.read()))
     _refuse_costly(chat, request.context.settings)
     request.dialect = TextDialect()
     return await converse(request, caller, chat, as_text)

@@ -18,7 +18,6 @@ from its_proxy.protocol.limits import refuse_excess, refuse_many_tokens
 from its_proxy.protocol.multipart import Form, read_form
 from its_proxy.served import Served
 from its_proxy.server.auth import Caller
-from its_proxy.server.chat import read_bytes
 from its_proxy.server.context import caller_of, door_of, front_of, observer_of, tenant_of, traits_of
 from its_proxy.server.http.request import Request
 from its_proxy.server.http.response import Response
@@ -53,7 +52,7 @@ class _Passed:
 
 async def pass_json(request: Request) -> Response:
     caller = caller_of(request)
-    body = read_body(await read_bytes(request))
+    body = read_body(await request.read())
     refuse_excess(body)
     refuse_many_tokens(client_max_tokens(body) or 0, request.context.settings.max_request_tokens)
     path = JSON_ROUTES[request.path]
@@ -65,7 +64,7 @@ async def pass_json(request: Request) -> Response:
 async def pass_form(request: Request) -> Response:
     caller = caller_of(request)
     content_type = request.header(b"content-type") or ""
-    form = read_form(await read_bytes(request), content_type)
+    form = read_form(await request.read(), content_type)
     passed = _Passed(FORM_ROUTES[request.path], content_type, _texts(form), lambda name: form.with_text("model", name))
     return await _pass(request, caller, passed)
 

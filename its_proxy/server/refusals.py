@@ -12,9 +12,9 @@ ENDS_CONNECTION = frozenset({"invalid_http", "too_many_connections"})
 
 def refuse_ambiguous(request: Request) -> None:
     """What the parser lets through, and a proxy before or behind this one may read otherwise. Raises RequestError."""
-    if request.is_repeated(b"host") or (request.version == "1.1" and not request.has(b"host")):
+    if request.is_repeated(b"host") or (request.version == "1.1" and b"host" not in request.fields):
         raise RequestError("a request names its host once", code="invalid_http")
-    if request.has_repeated:
+    if request.repeated:
         for name in (*_SAID_ONCE, request.context.settings.tenant_from.removeprefix("header:")):
             if request.is_repeated(name.lower().encode()):
                 # One of them may be of a layer in front, and the other the client's own.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
+from its_proxy.server.http.known import KnownHead, known_head
 from its_proxy.server.http.request import Request
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ MAX_FIELD_BYTES = 8190
 MAX_FIELDS = 128
 MAX_FRAMING = 16
 """Bytes of chunk sizes, extensions and trailers for each byte of a body."""
+MAX_UNKNOWN = 16
+"""In a row: who writes another head each time is not remembered any more."""
 
 
 class Unreadable(Exception):
@@ -36,11 +39,18 @@ class Reader:
         self._n_chunk = self._n_seen = 0
         self.is_over = False
         self.receiving: Request | None = None
+        self._known: KnownHead | None = None
+        self._n_unknown = 0
+        self._begins_with = b""
         self.on_message_begin()
         self.is_in_head = False  # not yet
 
     def feed(self, data: bytes) -> bool:
         """Whether it could be read; after what could not, nothing is."""
+        is_between = not (self.is_in_head or self.receiving is not None or self.is_over)
+        if is_between and self._known is not None and self._feed_known(self._known, data):
+            return True
+        self._begins_with = data if is_between else b""
         n_before, body = self.n_requests, self.receiving
         self._n_chunk = len(data)
         self._n_seen += len(data)
@@ -55,6 +65,27 @@ class Reader:
         if self.is_in_head and self.n_requests == n_before:
             self._n_head_bytes += len(data)
         return self._n_head_bytes <= MAX_HEAD_BYTES
+
+    def _feed_known(self, known: KnownHead, data: bytes) -> bool:
+        """Whether it begins with the known head, which then needs no parser; nor does a body that is whole with it."""
+        digits = known.digits_in(data)
+        body = data[len(known.before) + len(digits) + len(known.behind) :]
+        n_missing = int(digits or -1) - len(body)
+        if n_missing < 0:
+            self._n_unknown += 1
+            return False
+        self._n_unknown = 0
+        fields = {**known.fields, b"content-length": digits}
+        request = self._take(known.method, known.target, known.version, fields, known.repeated, is_kept=True)
+        if request is None:
+            return True  # it is over
+        if n_missing:
+            self.receiving = request
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + request.framing() + b"\r\n" + body)
+        else:
+            request.feed(body)
+            request.end()
+        return True
 
     def close(self) -> None:
         """Parts it from llhttp and the connection, which know it: only the collector would break such circles."""
@@ -112,20 +143,34 @@ class Reader:
         method = self._parser.get_method().decode()
         if method == "CONNECT":
             raise Unreadable
-        self.n_requests += 1
-        request = Request(
-            self._connection,
-            method,
-            self._target.decode("latin-1"),
-            version,
-            fields,
-            repeated,
-            is_kept=self._parser.should_keep_alive(),
-        )
-        if not self._connection.take(request):
-            self.is_over = True  # what is here already is answered, and the last answer says that it is the last
+        is_kept = self._parser.should_keep_alive()
+        request = self._take(method, self._target.decode("latin-1"), version, fields, repeated, is_kept=is_kept)
+        if request is None:
             raise Unreadable
         self.receiving = request
+        if self._n_unknown >= MAX_UNKNOWN:
+            self._known = None
+        elif self._begins_with and is_kept:
+            self._known = known_head(self._begins_with, len(self._fields), request) or self._known
+        self._begins_with = b""
+
+    def _take(
+        self,
+        method: str,
+        target: str,
+        version: str,
+        fields: dict[bytes, bytes],
+        repeated: Collection[bytes],
+        *,
+        is_kept: bool,
+    ) -> Request | None:
+        """None where there is no room for it: what is here already is answered, and the last answer says that it is."""
+        self.n_requests += 1
+        request = Request(self._connection, method, target, version, fields, repeated, is_kept=is_kept)
+        if self._connection.take(request):
+            return request
+        self.is_over = True
+        return None
 
     def _refuse_large_fields(self) -> None:
         n_bytes = [len(name) + len(value) for name, value in self._fields]

@@ -24,20 +24,27 @@ class Refused(Exception):
 
 class Request:
     """`target`: as the client wrote it; `path`: without its query; `tail`: the name at the end of a route's path.
+    `fields`: by their names in lower case, of those in `repeated` the first.
 
     The server's own notes: `id`; `model`, the configured name that it resolved to, which logs and metrics may say;
     `phase`, how far it is when its client leaves: receiving, queued, answering or streaming; `stream`, the reply whose
     status has left, from when on an error can only be told as an event.
     """
 
-    __slots__ = (
-        "_chunks", "_failure", "_fields", "_is_told_to_go_on", "_most_bytes", "_repeated", "_waiter", "connection",
-        "context", "dialect", "id", "is_kept", "is_whole", "method", "model", "n_bytes", "path", "phase", "route",
-        "span", "stream", "tail", "target", "version",
-    )  # fmt: skip
-
     context: "Context"
     dialect: "Dialect"
+    # Most of this stays as it is, and so is not set anew for each.
+    id = ""
+    route = "none"
+    tail = ""
+    model = "other"
+    phase = "receiving"
+    span: "RequestSpan | None" = None
+    stream: Stream | None = None
+    n_bytes = 0
+    is_whole = False
+    _waiter: asyncio.Future[None] | None = None
+    _is_told_to_go_on = False
 
     def __init__(
         self,
@@ -45,7 +52,7 @@ class Request:
         method: str,
         target: str,
         version: str,
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
         repeated: Collection[bytes],
         *,
         is_kept: bool,
@@ -53,55 +60,39 @@ class Request:
         self.connection = connection
         self.method = method
         self.target = target
-        self.path = target.partition("?")[0]
+        self.path = target.partition("?")[0] if "?" in target else target
         self.version = version
         self.is_kept = is_kept
-        self.n_bytes = 0
-        self.is_whole = False
-        self._fields = fields
-        self._repeated = repeated
+        self.fields = fields
+        self.repeated = repeated
         self._most_bytes = connection.app.max_body_bytes
         self._chunks: list[bytes] = []
         self._failure = 413 if int(fields.get(b"content-length", 0)) > self._most_bytes else 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_told_to_go_on = False
-        self.id = ""
-        self.route = "none"
-        self.tail = ""
-        self.model = "other"
-        self.phase = "receiving"
-        self.span: RequestSpan | None = None
-        self.stream: Stream | None = None
 
     # -- what handlers ask ---------------------------------------------------------------------------------------------
 
     def header(self, name: bytes) -> str | None:
         """By its name in lower case; of a repeated field the first."""
-        value = self._fields.get(name)
+        value = self.fields.get(name)
         return None if value is None else value.decode("utf-8", "surrogateescape").rstrip(" \t")
 
-    def has(self, name: bytes) -> bool:
-        return name in self._fields
-
-    @property
-    def has_repeated(self) -> bool:
-        return bool(self._repeated)
-
     def is_repeated(self, name: bytes) -> bool:
-        return name in self._repeated
+        return name in self.repeated
 
     async def read(self) -> bytes:
-        """The whole body, which is not kept. Raises Refused: 400, 408, 413 or 415."""
-        if self._fields.get(b"content-encoding", b"identity") != b"identity":
+        """The whole body, which is not kept; the request is being answered from then on. Raises Refused: 400, 408, 413
+        or 415."""
+        if self.fields.get(b"content-encoding", b"identity") != b"identity":
             raise Refused(415)
         while not (self.is_whole or self._failure):
-            if b"expect" in self._fields and not self._is_told_to_go_on:
+            if b"expect" in self.fields and not self._is_told_to_go_on:
                 self._is_told_to_go_on = True
                 self.connection.tell_to_go_on()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._failure:
             raise Refused(self._failure)
+        self.phase = "answering"
         chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -120,7 +111,7 @@ class Request:
     def framing(self) -> bytes:
         """The header lines that say where the body ends."""
         names = (b"content-length", b"transfer-encoding")
-        return b"".join(b"%b: %b\r\n" % (name, self._fields[name]) for name in names if name in self._fields)
+        return b"".join(b"%b: %b\r\n" % (name, self.fields[name]) for name in names if name in self.fields)
 
     def feed(self, chunk: bytes) -> None:
         """A piece of the body, up to what may be kept of it."""

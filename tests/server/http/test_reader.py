@@ -1,10 +1,13 @@
 """Bytes become requests, however they are cut into pieces; and what may come of them is bounded."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from its_proxy.server.http.reader import MAX_FIELD_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, Reader
+from its_proxy.server.http.reader import MAX_FIELD_BYTES, MAX_FIELDS, MAX_HEAD_BYTES, MAX_UNKNOWN, Reader
 from its_proxy.server.http.request import Request
 from tests.wire import lines
 
@@ -155,3 +158,108 @@ async def test_the_end_of_a_long_body_is_no_head():
 async def test_more_requests_than_there_is_room_for_are_left_to_another_connection():
     requests, were_read, reader = reading(BARE * 5, BARE, room=3)
     assert (len(requests), were_read, reader.is_over, reader.receiving) == (3, [True, True], True, None)
+
+
+# -- heads that were read before ---------------------------------------------------------------------------------------
+
+
+def known(head: bytes, body: bytes) -> bytes:
+    return head.replace(b"LENGTH", b"%d" % len(body)) + body
+
+
+SAME = (
+    b"POST /v1/x?y=1 HTTP/1.1\r\nHost: h\r\nX-A: one\r\nContent-Length: LENGTH\r\n\r\n",
+    b"POST /v1/x HTTP/1.1\r\ncontent-length:LENGTH\r\nhost: h\r\nx-a: content-length: 3\r\nX-A: two\r\n\r\n",
+    b"PUT / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: LENGTH\r\n\r\n",
+)
+OTHERWISE = (
+    BARE, CHUNKED, UPGRADE, UPGRADE_CHUNKED, PLAIN,
+    b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhe",
+    b"POST / HTTP/1.1\r\nHost: h\r\nX-A: one\r\n two\r\nContent-Length: 2\r\n\r\nhe",
+    b"POST / HTTP/1.1\nHost: h\nContent-Length: 25\n\n\r\nContent-Length: 3\r\n\r\nabc",
+)  # fmt: skip
+
+
+def told(requests: list[Request], were_read: list[bool], reader: Reader) -> object:
+    """All that a connection and handlers get to know."""
+    names = ("method", "target", "path", "version", "fields", "repeated", "is_kept", "is_whole", "n_bytes", "_failure")
+    return (
+        [([getattr(request, name) for name in names], b"".join(request._chunks)) for request in requests],
+        (were_read, reader.n_requests, reader.is_over, reader.is_in_head),
+        reader.receiving is not None and requests.index(reader.receiving),
+    )
+
+
+def fed(pieces: list[bytes], *, remembers: bool) -> object:
+    connection = Taking(room=9)
+    reader = Reader(connection)
+    were_read = []
+    for piece in pieces:
+        if not remembers:
+            reader._known = None
+        were_read.append(reader.feed(piece))
+        if not were_read[-1] or reader.is_over:
+            break  # as a connection does
+    return told(connection.taken, were_read, reader)
+
+
+LENGTHS = st.sampled_from(
+    [b"LENGTH", b"00LENGTH", b"+LENGTH", b" LENGTH", b"LENGTH ", b"-1", b"", b"1", b"LENGTH, 5", b"9" * 9, b"9" * 30]
+)
+BODIES = st.sampled_from([b"", b"a", b"hello", b"x" * 1001, b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\n", SAME[0]])
+SENT = st.one_of(
+    st.builds(known, st.sampled_from(SAME), BODIES),
+    st.builds(known, st.sampled_from(SAME), BODIES),
+    st.builds(lambda head, spelled, body: known(head.replace(b"LENGTH", spelled), body),
+              st.sampled_from(SAME), LENGTHS, BODIES),
+    st.sampled_from([*OTHERWISE, b"\r\n", b"\r", b"\n", b"\r\n\r\n", b" ", b"POST", b"\x00"]),
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(SENT, min_size=1, max_size=12), st.data())
+def test_a_head_that_was_read_before_is_read_as_the_parser_would(sent, data):
+    """However what is sent is cut, or sent together, or damaged somewhere."""
+    stream = b"".join(sent)
+    ends = {sum(map(len, sent[:n])) for n in range(len(sent))}
+    ends |= {start + sent[n].find(b"\r\n\r\n") + 4 for n, start in enumerate(sorted(ends)) if data.draw(st.booleans())}
+    cuts = [end for end in sorted(ends) if data.draw(st.sampled_from([True, True, True, False]))]
+    cuts += data.draw(st.lists(st.integers(0, len(stream)), max_size=2))
+    at = data.draw(st.none() | st.integers(0, len(stream) - 1))
+    if at is not None:
+        stream = stream[:at] + bytes([data.draw(st.sampled_from(b"\r\n :0a\x00\xff"))]) + stream[at + 1 :]
+    edges = sorted({0, *cuts, len(stream)})
+    pieces = [stream[start:end] for start, end in itertools.pairwise(edges) if start < end]
+    assert fed(pieces, remembers=True) == fed(pieces, remembers=False)
+
+
+@pytest.mark.parametrize("head", SAME)
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_known_head_needs_no_parser(head, is_cut, monkeypatch):
+    """Not even for its fields where its body comes later."""
+    connection = Taking()
+    reader = Reader(connection)
+    assert reader.feed(known(head, b"hello"))
+    n_fields = 0
+
+    def count(name: bytes, value: bytes) -> None:
+        nonlocal n_fields
+        n_fields += 1
+
+    monkeypatch.setattr(reader, "_fields", count)
+    for body in (b"", b"a", b"x" * 999):
+        sent = known(head, body)
+        for piece in (sent[: len(sent) - len(body)], body) if is_cut and body else (sent,):
+            assert reader.feed(piece)
+        assert reader.receiving is None
+        assert await connection.taken[-1].read() == body
+        assert connection.taken[-1].fields == connection.taken[0].fields | {b"content-length": b"%d" % len(body)}
+    assert (reader.n_requests, n_fields) == (4, 0)
+
+
+def test_who_writes_another_head_each_time_is_not_remembered():
+    heads = [known(SAME[0].replace(b"one", b"%d" % n), b"hello") for n in range(100)]
+    requests, were_read, reader = reading(*heads, room=100)
+    assert (len(requests), all(were_read)) == (100, True)
+    assert requests[99].header(b"x-a") == "99"
+    assert reader._n_unknown == MAX_UNKNOWN
