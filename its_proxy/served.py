@@ -95,8 +95,9 @@ class Served:
 
     def members(self, salt: str | None = None) -> list[Member]:
         """As one query asks them, those that serve first: where no vote is held, the first is the one asked."""
-        models = sorted(self.models, key=lambda model: not model.is_serving) if self.is_ensemble else self.models
-        return [model.member(salt) for model in models]
+        if len(self.models) == 1:
+            return [self.models[0].member(salt)]
+        return [model.member(salt) for model in sorted(self.models, key=lambda model: not model.is_serving)]
 
 
 def passed_through(name: str, targets: Sequence[Target], deadline_s: float = DEADLINE_S) -> Served:

@@ -71,7 +71,10 @@ class App:
         status = 499
         context.metrics.n_in_flight += 1
         try:
-            reply = await self._reply_or_error(request)
+            try:
+                reply = await self._handler(request)(request)
+            except Exception as error:
+                reply = await self._told(request, error)
             status = reply.status
             return reply
         except asyncio.CancelledError:
@@ -90,17 +93,15 @@ class App:
             request.span.end(status, model)
         tell_request(id=request.id, route=request.route, model=model, code=status, ms=round(1000 * seconds, 1))
 
-    async def _reply_or_error(self, request: Request) -> Response | Stream:
-        try:
-            return await self._handler(request)(request)
-        except ItsError as error:
-            reply = error_reply(error)
-        except Refused as error:
-            reply = _refused_reply(error)
-        except ConnectionResetError:
+    async def _told(self, request: Request, error: Exception) -> Response | Stream:
+        if isinstance(error, ConnectionResetError):
             raise asyncio.CancelledError from None  # the client left while we wrote to it
-        except Exception:
-            log.exception("a defect of its-proxy", id=request.id)
+        if isinstance(error, ItsError):
+            reply = error_reply(error)
+        elif isinstance(error, Refused):
+            reply = _refused_reply(error)
+        else:
+            log.exception("a defect of its-proxy", id=request.id, exc_info=error)
             reply = defect_reply()
         if request.stream is not None:
             return await _end_with_error(request, request.stream, reply)
@@ -116,10 +117,14 @@ class App:
         if traces is not None and _is_counted(request):
             traceparent = request.header(b"traceparent")
             request.span = traces.request(request.method, route.path, request.id, traceparent)
-        refuse_ambiguous(request)
-        refuse_beyond_limit(request)
+        # Whoever has none of these is refused for none of them.
+        if request.repeated or b"host" not in request.fields or not request.target.startswith("/"):
+            refuse_ambiguous(request)
+        if request.connection.is_spare:
+            refuse_beyond_limit(request)
         handler = route.handler(request.method)
-        refuse_expectation(request)
+        if b"expect" in request.fields:
+            refuse_expectation(request)
         return handler
 
 

@@ -44,12 +44,14 @@ class Doorkeeper:
         self._secret = secrets.token_bytes(32)
         self._callers = {self._place(digest): _caller(key, digest) for digest, key in digests}
         self._nobody = Caller("nobody", frozenset(), secrets.token_bytes(32))
-        self._anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force", "front"})
+        anyone = Caller("anyone", ALL_RIGHTS if allow_force else ALL_RIGHTS - {"force", "front"})
+        self.anyone = None if self._callers else anyone
+        """Every caller, where there are no keys."""
 
     def admit(self, authorization: str | None) -> Caller:
         """The caller behind an `Authorization` header; raises Unauthenticated."""
-        if not self._callers:
-            return self._anyone
+        if self.anyone is not None:
+            return self.anyone
         scheme, _, token = (authorization or "").partition(" ")
         presented = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
         # Whoever is not found is compared, too: the same is done for every key.

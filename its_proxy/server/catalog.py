@@ -56,13 +56,16 @@ class Catalog:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     open_upstream: OpenUpstream | None = None
 
+    def exactly(self, name: str) -> Served | None:
+        """The model of that very name, unless an alias has it."""
+        return None if name in self.aliases else self.served.get(name)
+
     async def resolve(self, name: str, traits: Mapping[str, str | None] = {}) -> tuple[Served, dict[str, Any]]:
         """A request's model name -> what is served, and the overrides its suffix asks for. Exact names come first.
 
         `traits`: what an alias may stick to, by kind. Raises ModelNotFound.
         """
-        known = self.served.get(name)
-        if known is not None and name not in self.aliases:
+        if (known := self.exactly(name)) is not None:
             return known, {}
         if (served := await self._find(name, traits)) is not None:
             return served, {}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -23,14 +24,16 @@ from its_proxy.server.context import caller_of, door_of, front_of, observer_of, 
 from its_proxy.server.dialect import ChatDialect, ResponsesDialect
 from its_proxy.server.http.request import Request
 from its_proxy.server.http.response import Response, Stream
-from its_proxy.settings import Settings
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+_CHAT = ChatDialect()
+_limits = lru_cache(maxsize=16)(Limits)
+"""Made once for all requests that the same settings hold for."""
 
 
 async def chat_completions(request: Request) -> Response | Stream:
     caller = caller_of(request)
-    request.dialect = ChatDialect()
+    request.dialect = _CHAT
     return await converse(request, caller, read_chat(read_body(await request.read())))
 
 
@@ -57,14 +60,18 @@ async def converse(
     asking: Callable[[ChatRequest, Asked, Front], Asked] = as_chat,
 ) -> Response | Stream:
     """Answers a request that has been read. `asking`: how its route asks a model; raises what forbids it."""
-    salt = caller.salt(tenant_of(request, caller, chat.body))
+    salt = caller.salt(tenant_of(request, caller, chat.body)) if caller.identity else None
     door = door_of(request, caller, salt)
-    served, chat = await _resolve(request, chat, caller)
+    served = request.context.catalog.exactly(chat.model)
+    if served is None:
+        served, chat = await _resolve(request, chat, caller)
+    request.model = served.name
     front, members = front_of(request, caller), served.members(salt)
     try:
         return await _answer(request, chat, asking(chat, (served, members), front), caller, door, front)
     except (UpstreamError, QuorumLost):
         again, _ = await _resolve(request, chat, caller)
+        request.model = again.name
         if again is served or request.stream is not None or any(_was_begun(member) for member in members):
             raise
         # Its last target has just gone, and the alias has another model: nobody has begun to answer yet.
@@ -75,7 +82,6 @@ async def _resolve(request: Request, chat: ChatRequest, caller: Caller) -> tuple
     catalog = request.context.catalog
     traits = traits_of(chat.body, caller, _first_query(chat)) if catalog.aliases else {}
     served, overrides = await catalog.resolve(chat.model, traits)
-    request.model = served.name
     return served, _with_suffix(chat, overrides)
 
 
@@ -93,9 +99,10 @@ async def _answer(
     request: Request, chat: ChatRequest, asked: Asked, caller: Caller, door: Door, front: Front
 ) -> Response | Stream:
     served, members = asked
+    context = request.context
 
     def count(outcome: Outcome) -> None:
-        request.context.metrics.count_outcome(request.model, outcome)
+        context.metrics.count_outcome(request.model, outcome)
         if (span := request.span) is not None:
             span.tell(outcome)
 
@@ -106,20 +113,16 @@ async def _answer(
         request_id=request.id,
         rights=caller.rights,
         front=front,
-        limits=_limits(request.context.settings),
+        limits=_limits(context.settings.max_n, context.settings.max_request_tokens),
         on_outcome=count,
         door=door,
         observer=observer_of(request, request.dialect.operation),
-        comparer=request.context.workers,
+        comparer=context.workers,
     )
     if chat.is_stream and not chat.its.explain:
         return await _stream(request, exchange)
     reply = await exchange.reply()
     return json_reply(request.dialect.whole(reply.body), reply.headers)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(settings.max_n, settings.max_request_tokens)
 
 
 async def _stream(request: Request, exchange: Exchange) -> Stream:

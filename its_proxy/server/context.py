@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from its_proxy.admission import Admission, Door
 from its_proxy.equivalence import EquivalenceWorkers
-from its_proxy.exchange import Front
+from its_proxy.exchange import NO_FRONT, Front
 from its_proxy.observe import NOBODY, Observer, OfOperation
 from its_proxy.server.auth import Caller, Doorkeeper
 from its_proxy.server.catalog import Catalog
@@ -54,7 +54,8 @@ class Context:
 
 def caller_of(request: Request) -> Caller:
     """Raises Unauthenticated."""
-    return request.context.doorkeeper.admit(request.header(b"authorization"))
+    doorkeeper = request.context.doorkeeper
+    return doorkeeper.anyone or doorkeeper.admit(request.header(b"authorization"))
 
 
 def observer_of(request: Request, operation: str = "chat") -> Observer:
@@ -81,6 +82,8 @@ def door_of(request: Request, caller: Caller, salt: str | None) -> Door:
 
 def front_of(request: Request, caller: Caller) -> Front:
     """What a layer in front says it has done."""
+    if _APPLIED not in request.fields:
+        return NO_FRONT
     return Front.said(request.header(_APPLIED), is_trusted="front" in caller.rights)
 
 

@@ -123,7 +123,8 @@ class Request:
 
     def end(self) -> None:
         self.is_whole = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def fail(self, status: int) -> None:
         """For whoever reads the body; nobody waits for the rest."""

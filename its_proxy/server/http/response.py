@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,18 @@ class Stream:
 
 def head(status: int, request_id: str, fields: Mapping[str, str], framing: str) -> bytes:
     """`framing`: whole lines. Raises ValueError where a field would be more than one."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
+    lines = _lines(tuple(fields.items()))
+    return f"{first}{_clock.lines()}x-request-id: {request_id}\r\n{lines}{framing}\r\n".encode()
+
+
+@lru_cache(maxsize=256)
+def _lines(fields: tuple[tuple[str, str], ...]) -> str:
+    """Kept, because most replies of a model have the same. Raises ValueError."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
     if lines.count("\n") != len(fields) or lines.count("\r") != len(fields):
         raise ValueError("a header field holds a line end")
-    first = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
-    return f"{first}{_clock.lines()}x-request-id: {request_id}\r\n{lines}{framing}\r\n".encode()
+    return lines
 
 
 class _Clock:

@@ -19,12 +19,10 @@ class Route:
 
     def handler(self, method: str) -> Handler:
         """Raises Refused."""
-        if not self.handlers:
-            raise Refused(404)
         handler = self.handlers.get(method)
-        if handler is None:
-            raise Refused(405, allow=",".join(sorted(self.handlers)))
-        return handler
+        if handler is not None:
+            return handler
+        raise Refused(405, allow=",".join(sorted(self.handlers))) if self.handlers else Refused(404)
 
 
 NOWHERE = Route("none")
