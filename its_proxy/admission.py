@@ -150,8 +150,6 @@ class Admission:
         tenant.n_in_flight -= n
         if self._requests.n or self._further.n:
             self._grant()
-        if not tenant.n_in_flight:
-            self._forget(tenant)
 
     async def _until_granted(self, line: Line, tenant: Tenant, waiting: Waiting) -> None:
         try:
@@ -164,7 +162,6 @@ class Admission:
             else:
                 line.remove(tenant, waiting)
                 self._grant()  # it may have stood before others for whom there is room
-                self._forget(tenant)
             raise
 
     @property
@@ -241,23 +238,21 @@ class Admission:
 
     def _tenant(self, name: str, limits: CallerLimits) -> Tenant:
         if (tenant := self._tenants.get(name)) is None:
-            self._prune()
+            if len(self._tenants) >= MAX_IDLE_TENANTS:
+                self._prune()
             tenant = self._tenants[name] = Tenant(name)
-        tenant.set_limits(limits.max_candidates, limits.requests_per_minute)
+        if tenant.limits is not limits:
+            tenant.limits = limits
+            tenant.set_limits(limits.max_candidates, limits.requests_per_minute)
         return tenant
 
-    def _forget(self, tenant: Tenant) -> None:
-        """Nothing is worth remembering of who has nothing here and may send as much as ever."""
-        if tenant.is_idle and tenant.is_rested and self._tenants.get(tenant.name) is tenant:
-            del self._tenants[tenant.name]
-
     def _prune(self) -> None:
-        """A front may name any number of tenants: beyond some thousands the idle ones are forgotten, the oldest
-        first."""
-        if len(self._tenants) >= MAX_IDLE_TENANTS:
-            idle = [name for name, tenant in self._tenants.items() if tenant.is_idle]
-            for name in idle[: MAX_IDLE_TENANTS // 2]:
-                del self._tenants[name]
+        """A front may name any number of tenants: beyond some thousands the idle ones are forgotten, first those of
+        whom nothing is worth remembering, for they may send as much as ever, and the oldest first."""
+        idle = [tenant for tenant in self._tenants.values() if tenant.is_idle]
+        idle.sort(key=lambda tenant: not tenant.is_rested)
+        for tenant in idle[: MAX_IDLE_TENANTS // 2]:
+            del self._tenants[tenant.name]
 
 
 @light

@@ -5,7 +5,6 @@ Most requests are such ones: they get here what `sampling.py` would give them, i
 
 from time import monotonic
 
-from its_proxy.admission import Place
 from its_proxy.codesign.errors import UpstreamError
 from its_proxy.deadline import Deadline
 from its_proxy.observe import NOBODY, Observer
@@ -16,17 +15,15 @@ from its_proxy.upstreams.written import over
 from its_proxy.voting.tally import Ballot, majority_vote
 
 
-async def ask_alone(plan: Plan, request_id: str, *, place: Place, deadline: Deadline, observer: Observer) -> Outcome:
-    """Raises UpstreamError: whatever it is that the candidate was lost by."""
-    member = plan.members[0].member
+async def ask_alone(plan: Plan, request_id: str, *, deadline: Deadline, observer: Observer) -> Outcome:
+    """In the place that the query has. Raises UpstreamError: whatever it is that the candidate was lost by."""
     body, call_id = over(plan.members[0].body, {"seed": plan.seed}), f"{request_id}-0"
     began = monotonic()
     with deadline.held():
-        async with place.candidate():
-            if observer is NOBODY:
-                candidate = _read(plan, await member.upstream.complete(body, call_id), began)
-            else:
-                candidate = await _watched(plan, body, call_id, began, observer)
+        if observer is NOBODY:
+            candidate = _read(plan, await plan.members[0].member.upstream.complete(body, call_id), began)
+        else:
+            candidate = await _watched(plan, body, call_id, began, observer)
     ballots = [] if candidate.answer is None else [Ballot(0, candidate.answer, candidate.weight)]
     vote = majority_vote(ballots, min_agreement=plan.rules.min_agreement)
     return Outcome(plan, (candidate,), vote, candidate, "complete", monotonic() - began)

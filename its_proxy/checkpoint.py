@@ -36,10 +36,15 @@ class Checkpoint:
     # What every query asks for, and is slow to tell.
     pair_id: str = field(init=False)
     sampling: Mapping[str, float] = field(init=False)
+    max_tokens: int | None = field(init=False)
+    chat_template_kwargs: Mapping[str, Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
+        advice = self.manifest.vote
         object.__setattr__(self, "pair_id", self.manifest.pair_id)
-        object.__setattr__(self, "sampling", self.manifest.vote.sampling if self.manifest.vote is not None else {})
+        object.__setattr__(self, "sampling", advice.sampling if advice is not None else {})
+        object.__setattr__(self, "max_tokens", advice.max_tokens if advice is not None else None)
+        object.__setattr__(self, "chat_template_kwargs", self.manifest.pair.serve_with.chat_template_kwargs)
 
     @property
     def folder(self) -> Path | None:

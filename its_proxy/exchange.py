@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from its_proxy.admission import OPEN_DOOR, Door, Place
@@ -19,7 +19,7 @@ from its_proxy.equivalence.comparisons import Comparer
 from its_proxy.leader import Listener
 from its_proxy.observe import NOBODY, Observer
 from its_proxy.outcome import Outcome
-from its_proxy.plan import Member, Plan, make_plan, sizes
+from its_proxy.plan import Member, Plan, make_plan, mistrusting, sizes
 from its_proxy.protocol.chat import ChatRequest, client_max_tokens
 from its_proxy.protocol.its import ItsRequest
 from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
@@ -143,7 +143,7 @@ class Exchange:
         plan = self.plan()
         if self.chat.its.explain:
             return Reply(explanation(plan), headers_of(plan))
-        plans = sizes(plan, self.chat)
+        plans = (plan,) if plan.n == 1 else sizes(plan, self.chat)
         async with self._room_for(plans, deadline) as place:
             outcome = await self._sample(plans[place.choice], place, deadline)
         return Reply(self._completion(outcome), headers_of(outcome.plan, outcome))
@@ -176,7 +176,7 @@ class Exchange:
     def _room_for(self, plans: Sequence[Plan], deadline: Deadline) -> AbstractAsyncContextManager[Place]:
         """Its `choice` says which of the plans there is room for."""
         begins_with = 1 if plans[0].starts_with_one else None
-        return self._room([plan.wave for plan in plans], begins_with, deadline)
+        return self._room([plan.n_first or plan.n for plan in plans], begins_with, deadline)
 
     def _room(
         self, needs: Sequence[int], begins_with: int | None, deadline: Deadline
@@ -192,8 +192,8 @@ class Exchange:
         plan = make_plan(self.chat, self.members, self.served.rules, self.rights, self.chat.model)
         n_tokens = sum([planned.n * (planned.max_tokens or 0) for planned in plan.members])
         refuse_many_tokens(n_tokens, self.limits.tokens)
-        is_mistrusted = self.front.pair_id is not None and not self.front.is_trusted
-        return replace(plan, is_mistrusted=True) if is_mistrusted else plan
+        front = self.front
+        return mistrusting(plan) if front.pair_id is not None and not front.is_trusted else plan
 
     async def _pass_on(self, body: Body, deadline: Deadline) -> Completion:
         member = self.members[0]

@@ -88,22 +88,22 @@ class Outcome:
 
     def __post_init__(self) -> None:
         states: dict[State, int] = {}
-        usage = dict.fromkeys(USAGE_FIELDS, 0)
-        details: dict[str, dict[str, int]] = {}
+        usage: dict[str, Any] = dict.fromkeys(USAGE_FIELDS, 0)
         for candidate in self.candidates:
             states[candidate.state] = states.get(candidate.state, 0) + 1
             for name, tokens in candidate.usage.items():
-                if name in usage and isinstance(tokens, int) and tokens > 0:  # fewer than none are none
-                    usage[name] += tokens
-                elif isinstance(tokens, dict) and name in USAGE_DETAILS:
-                    _add_up(details.setdefault(name, {}), tokens)
+                if name in USAGE_FIELDS:
+                    if isinstance(tokens, int) and tokens > 0:  # fewer than none are none
+                        usage[name] += tokens
+                elif name in USAGE_DETAILS and isinstance(tokens, dict):
+                    _add_up(usage.setdefault(name, {}), tokens)
         degradations = self.plan.reservations
         if lost := states.get("lost"):
             degradations += (f"lost {lost}",)
         if self.stopped == "deadline":
             degradations += ("deadline",)
         object.__setattr__(self, "states", states)
-        object.__setattr__(self, "usage", {**usage, **details})
+        object.__setattr__(self, "usage", usage)
         object.__setattr__(self, "degradations", degradations)
 
     def in_state(self, *states: State) -> list[Candidate]:

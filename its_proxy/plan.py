@@ -6,14 +6,13 @@ The plan is all that a request can influence, so requests cannot change each oth
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from its_proxy.checkpoint import Checkpoint
 from its_proxy.codesign.errors import ManifestError, NotPermitted, RequestError, StrategyNotApplicable
 from its_proxy.codesign.light import light
-from its_proxy.codesign.manifest import VoteAdvice
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, Strategy, name_from_input, rewrite, strategy_named
@@ -92,10 +91,6 @@ class Member:
     handshake: HasState
     weight: int = 1
 
-    @property
-    def advice(self) -> VoteAdvice | None:
-        return self.checkpoint.manifest.vote if self.checkpoint is not None else None
-
 
 @light
 @dataclass(frozen=True, slots=True)
@@ -119,9 +114,8 @@ class Plan:
     """`starts_with_one`: a first candidate alone tells whether a vote is worth its cost;
     `gives_up`: two candidates without an answer end the vote; `sampling` is empty where members differ in it;
     `n_first`: the first wave, topped up while the vote is undecided; `is_valid`: what JSON the client can use;
-    `is_mistrusted`: a layer in front says that it has rewritten the query, and is not believed;
     `n_requested`: what n would have been with more room; `reservations`: what is not as the pair was trained, or not as
-    its votes are meant to be."""
+    its votes are meant to be, the first word of each of a closed set."""
 
     model: str
     members: tuple[PlannedMember, ...]
@@ -133,16 +127,11 @@ class Plan:
     is_vote: bool
     starts_with_one: bool
     gives_up: bool
+    is_forced: bool = False
+    reservations: tuple[str, ...] = ()
     n_first: int | None = None
     is_valid: IsValid | None = None
-    is_mistrusted: bool = False
     n_requested: int | None = None
-    is_forced: bool = field(init=False)
-    reservations: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "is_forced", True in [planned.is_forced for planned in self.members])
-        object.__setattr__(self, "reservations", tuple(_reservations(self)))
 
     @property
     def wave(self) -> int:
@@ -159,17 +148,18 @@ def make_plan(
 ) -> Plan:
     """Raises RequestError, NotPermitted or StrategyNotApplicable for what cannot be served as asked."""
     rules = _overridden(request, rules)
-    _check_n(request, rules)
+    if request.n > rules.max_n or (request.its.n or 0) > rules.max_n:
+        raise _too_many(request, rules.max_n)
     question = _question(request) if rules.mode == "auto" else ""  # else nobody asks for it
-    is_vote = _is_vote(request, rules, question)
-    n = max(rules.n if is_vote else 1, request.n)
-    is_auto = is_vote and rules.mode == "auto" and rules.stop != "none"
-    is_valid = validity_of(request.body.get("response_format")) if is_vote and rules.answer == "json" else None
-    used = members if is_vote else members[:1]
-    samplings = [_sampling(request, member, is_vote) for member in used]
+    if rules.mode == "off" or rules.n == 1 or not _is_vote(request, rules, question):
+        return _without_vote(request, members[0], rules, rights, model)
+    n = max(rules.n, request.n)
+    is_auto = rules.mode == "auto" and rules.stop != "none"
+    is_valid = validity_of(request.body.get("response_format")) if rules.answer == "json" else None
+    samplings = [_sampling(request, member, is_vote=True) for member in members]
     planned = [
-        _planned(request, member, rights, samplings[position], _share(n, position, len(used)))
-        for position, member in enumerate(used)
+        _planned(request, member, rights, samplings[position], _share(n, position, len(members)))
+        for position, member in enumerate(members)
     ]
     return Plan(
         model,
@@ -179,12 +169,36 @@ def make_plan(
         request.n,
         _base_seed(request),
         _common(samplings),
-        is_vote,
+        is_vote=True,
         starts_with_one=is_auto and request.n == 1 and not _expects_answer(request, rules, question),
         # Two candidates that break the client's schema are no sign of chat: the next may keep it.
         gives_up=is_auto and is_valid is None,
-        n_first=_n_first(rules, used, n, request.n) if is_vote else None,
+        is_forced=True in [asked.is_forced for asked in planned],
+        reservations=_reservations(request.body, planned),
+        n_first=_n_first(rules, members, n, request.n),
         is_valid=is_valid,
+    )
+
+
+def _without_vote(
+    request: ChatRequest, member: Member, rules: VoteRules, rights: frozenset[str], model: str
+) -> Plan:
+    """As many candidates as the client wants choices, nearly always one, all of the first member."""
+    sampling = _sampling(request, member, is_vote=False)
+    planned = _planned(request, member, rights, sampling, request.n)
+    return Plan(
+        model,
+        (planned,),
+        rules,
+        request.n,
+        request.n,
+        _base_seed(request),
+        sampling,
+        is_vote=False,
+        starts_with_one=False,
+        gives_up=False,
+        is_forced=planned.is_forced,
+        reservations=_reservations(request.body, (planned,)),
     )
 
 
@@ -215,29 +229,23 @@ def _shrunk(plan: Plan, n: int) -> Plan:
         n_first=_n_first(plan.rules, members, n, plan.n_choices),
         members=tuple(replace(planned, n=k) for planned, k in zip(plan.members, shares, strict=True)),
         n_requested=plan.n,
+        reservations=(*plan.reservations, f"reduced n to {n}"),
     )
 
 
-def _reservations(plan: Plan) -> list[str]:
-    """The first word of each is of a closed set."""
-    reservations = []
-    if plan.is_forced:
-        reservations.append("forced")
-    if _has_untrained_tools(plan):
-        reservations.append("tools")
-    if plan.is_mistrusted:
-        reservations.append("x-its-applied ignored")
-    if plan.n_requested is not None:
-        reservations.append(f"reduced n to {plan.n}")
-    return reservations
+def mistrusting(plan: Plan) -> Plan:
+    """For a request of which a layer in front says that it has rewritten the query, and is not believed."""
+    return replace(plan, reservations=(*plan.reservations, "x-its-applied ignored"))
 
 
-def _has_untrained_tools(plan: Plan) -> bool:
-    """Whether a client's tools stand in a prompt that was trained with personas and without tools."""
-    if not _carries_tools(plan.members[0].body):  # all of them have the client's
-        return False
-    checkpoints = [planned.member.checkpoint for planned in plan.members]
-    return any(known is not None and known.serve.strategy.family != "none" for known in checkpoints)
+def _reservations(body: Mapping[str, Any], members: Sequence[PlannedMember]) -> tuple[str, ...]:
+    reservations = ["forced"] if True in [planned.is_forced for planned in members] else []
+    if _carries_tools(body):
+        # They stand in a prompt that was trained with personas and without tools.
+        checkpoints = [planned.member.checkpoint for planned in members]
+        if any(known is not None and known.serve.strategy.family != "none" for known in checkpoints):
+            reservations.append("tools")
+    return tuple(reservations)
 
 
 def _n_first(rules: VoteRules, members: Sequence[Member], n: int, n_choices: int) -> int:
@@ -276,11 +284,9 @@ def _format_kind(request: ChatRequest, rules: VoteRules) -> AnswerKind | None:
     return None if is_calls else "json"
 
 
-def _check_n(request: ChatRequest, rules: VoteRules) -> None:
-    most = rules.max_n
-    if request.n > most or (request.its.n or 0) > most:
-        param, n = ("n", request.n) if request.n > most else ("its.n", request.its.n)
-        raise RequestError(f"{param} is {n}, and at most {most} are allowed here", param=param, code="n_too_large")
+def _too_many(request: ChatRequest, most: int) -> RequestError:
+    param, n = ("n", request.n) if request.n > most else ("its.n", request.its.n)
+    return RequestError(f"{param} is {n}, and at most {most} are allowed here", param=param, code="n_too_large")
 
 
 def _expects_answer(request: ChatRequest, rules: VoteRules, question: str) -> bool:
@@ -305,8 +311,7 @@ def _question(request: ChatRequest) -> str:
 
 
 def _is_vote(request: ChatRequest, rules: VoteRules, question: str) -> bool:
-    if rules.mode == "off" or rules.n == 1:
-        return False
+    """By rules that do not forbid it."""
     if rules.mode == "always":
         return True
     cap = client_max_tokens(request.body)
@@ -327,7 +332,7 @@ def _has_tools(request: ChatRequest) -> bool:
 
 
 def _base_seed(request: ChatRequest) -> int:
-    seed = client_seed(request.body)
+    seed = client_seed(request.body) if "seed" in request.body else None
     return random.getrandbits(31) if seed is None else seed
 
 
@@ -338,9 +343,11 @@ def _share(n: int, position: int, n_members: int) -> int:
 def _planned(
     request: ChatRequest, member: Member, rights: frozenset[str], sampling: Mapping[str, Any], n: int
 ) -> PlannedMember:
+    checkpoint = member.checkpoint
     recipe, is_forced = _recipe(request, member, rights)
-    _refuse_own_rendering(request, recipe, is_forced)
-    max_tokens = _max_tokens(request, member)
+    if recipe is not None and recipe.strategy.family != "none" and not is_forced:
+        _refuse_own_rendering(request.body)
+    max_tokens = _max_tokens(request.body, checkpoint)
     fields = dict(request.body)
     for name in fields.keys() & _OWN_FIELDS:
         del fields[name]
@@ -351,7 +358,7 @@ def _planned(
         fields.update(dict.fromkeys(names or ["max_tokens"], max_tokens))
     if recipe is not None:
         fields["messages"] = rewrite(recipe, request.messages).messages
-    if member.checkpoint is not None and (recorded := member.checkpoint.manifest.pair.serve_with.chat_template_kwargs):
+    if checkpoint is not None and (recorded := checkpoint.chat_template_kwargs):
         # The pair's own, under whatever the client may still add.
         fields["chat_template_kwargs"] = {**recorded, **(request.body.get("chat_template_kwargs") or {})}
     body = SharedBody(Shared(fields), {"model": member.served_name})
@@ -403,12 +410,10 @@ def _asked_in_vain(error: ManifestError) -> RequestError:
     return RequestError(error.message, param="its.strategy", hint=error.hint)
 
 
-def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced: bool) -> None:
-    if recipe is None or recipe.strategy.family == "none" or is_forced:
-        return
-    if _RENDERING.keys().isdisjoint(request.body) and "chat_template" not in "\n".join(request.body):
+def _refuse_own_rendering(body: Mapping[str, Any]) -> None:
+    if _RENDERING.keys().isdisjoint(body) and "chat_template" not in "\n".join(body):
         return  # seen at one look; the rest is for whom it concerns
-    for key, value in request.body.items():
+    for key, value in body.items():
         renders = key.startswith("chat_template") and value is not None
         if renders or (key in _RENDERING and value not in (None, [], _RENDERING[key])):
             raise StrategyNotApplicable(
@@ -416,27 +421,26 @@ def _refuse_own_rendering(request: ChatRequest, recipe: Recipe | None, is_forced
             )
 
 
-def _sampling(request: ChatRequest, member: Member, is_vote: bool) -> dict[str, Any]:
+def _sampling(request: ChatRequest, member: Member, *, is_vote: bool) -> Mapping[str, Any]:
     """Who owns temperature and its like: the manifest for a vote (a client library's default `temperature: 0`
     would turn it into n equal answers), the client where one candidate is asked or where it insists."""
-    own: dict[str, Any] = {}
-    if not _SAMPLING.isdisjoint(request.body):
-        own = {key: value for key in SAMPLING_FIELDS if (value := request.body.get(key)) is not None}
-    recorded = member.checkpoint.sampling if member.checkpoint is not None else {}
+    recorded: Mapping[str, Any] = member.checkpoint.sampling if member.checkpoint is not None else {}
+    if _SAMPLING.isdisjoint(request.body) and request.its.sampling != "client":
+        return recorded
+    own = {key: value for key in SAMPLING_FIELDS if (value := request.body.get(key)) is not None}
     if request.its.sampling == "client":
         return own
     if is_vote:
         # Wholly: a client's top_k of 1 beside the recorded temperature would make n equal answers, too.
-        return dict(recorded) or own
+        return recorded or own
     return {**recorded, **own}
 
 
-def _common(samplings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _common(samplings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return {} if [sampling for sampling in samplings if sampling != samplings[0]] else samplings[0]
 
 
-def _max_tokens(request: ChatRequest, member: Member) -> int | None:
+def _max_tokens(body: Mapping[str, Any], checkpoint: Checkpoint | None) -> int | None:
     """The smaller of both sides' caps."""
-    advice = member.advice
-    caps = (client_max_tokens(request.body), advice.max_tokens if advice is not None else None)
-    return min([cap for cap in caps if cap is not None], default=None)
+    own, advised = client_max_tokens(body), checkpoint.max_tokens if checkpoint is not None else None
+    return min(own, advised) if own is not None and advised is not None else own if advised is None else advised

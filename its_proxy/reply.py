@@ -10,6 +10,7 @@ from its_proxy.protocol.its import Cancelled, CandidateReport, EquivalenceReport
 from its_proxy.upstreams.base import Completion
 
 _NOT_WASTED = frozenset(("ok", "no_answer"))
+_ABSTAINED = ("no_answer", "truncated")
 
 
 def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_candidates: bool) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def completion_of(outcome: Outcome, *, completion_id: str, created: int, with_ca
         "created": created,
         "model": outcome.plan.model,
         "choices": _choices(outcome),
-        "usage": _usage(outcome),
+        "usage": _usage(outcome) if "cancelled" in outcome.states else outcome.usage,
         "its": report(outcome, with_candidates=with_candidates),
     }
 
@@ -46,7 +47,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         "answer_kind": plan.rules.answer,
         "agreement": round(vote.agreement, 6),
         "votes": vote.votes,
-        "abstained": _abstained(outcome),
+        "abstained": {state: n for state, n in outcome.states.items() if state in _ABSTAINED},
         "lost": outcome.states.get("lost", 0),
         "stop": plan.rules.stop if plan.is_vote else None,
         "stopped": outcome.stopped,
@@ -55,7 +56,7 @@ def report(outcome: Outcome, *, with_candidates: bool = False) -> ItsReply:
         "seed": plan.seed,
         "sampling": dict(plan.sampling),
         "cancelled": _cancelled(outcome),
-        "equivalence": _equivalence(outcome),
+        "equivalence": _equivalence(outcome) if plan.is_vote else None,
         "usage_winner": _usage_of(outcome.winner),
         "forced": plan.is_forced,
         "degraded": ", ".join(outcome.degradations) or None,
@@ -119,10 +120,11 @@ def _member_plan(planned: PlannedMember) -> dict[str, Any]:
 
 def _choices(outcome: Outcome) -> list[dict[str, Any]]:
     """The winner first; where the client asked for more, the other voters by weight of their class, then the rest."""
-    chosen = [outcome.winner]
-    if outcome.plan.n_choices > 1:
-        others = [candidate for candidate in _received(outcome) if candidate is not outcome.winner]
-        chosen += sorted(others, key=lambda candidate: _rank(outcome, candidate))[: outcome.plan.n_choices - 1]
+    winner = outcome.winner
+    if outcome.plan.n_choices == 1:
+        return [_choice(winner.completion, 0)] if winner.completion is not None else []
+    others = [candidate for candidate in _received(outcome) if candidate is not winner]
+    chosen = [winner, *sorted(others, key=lambda candidate: _rank(outcome, candidate))[: outcome.plan.n_choices - 1]]
     return [_choice(candidate.completion, index) for index, candidate in enumerate(chosen) if candidate.completion]
 
 
@@ -146,11 +148,10 @@ def _received(outcome: Outcome) -> list[Candidate]:
 def _usage(outcome: Outcome) -> dict[str, Any]:
     """The sum of what upstreams reported, of what they had counted of calls without a completion, and the prompts
     of cancelled candidates, which were read all the same."""
+    uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
     total = dict(outcome.usage)
-    if "cancelled" in outcome.states:
-        uncounted = _prompt_tokens(outcome, [c for c in outcome.in_state("cancelled") if not _has_prompt_count(c)])
-        total["prompt_tokens"] += uncounted
-        total["total_tokens"] += uncounted
+    total["prompt_tokens"] += uncounted
+    total["total_tokens"] += uncounted
     return total
 
 
@@ -227,10 +228,8 @@ def _estimate(outcome: Outcome, cancelled: Candidate) -> int:
     return round(ran_s * min(known)[2]) if known else 0
 
 
-def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
+def _equivalence(outcome: Outcome) -> EquivalenceReport:
     comparisons = outcome.comparisons
-    if not outcome.plan.is_vote:
-        return None
     if comparisons.by_form_because is not None:
         return EquivalenceReport(
             by="form", reason=comparisons.by_form_because, pairs=0, equal=0, different=0, undecided={}
@@ -245,10 +244,6 @@ def _equivalence(outcome: Outcome) -> EquivalenceReport | None:
         different=counts.get("different", 0),
         undecided=undecided,
     )
-
-
-def _abstained(outcome: Outcome) -> dict[str, int]:
-    return {state: n for state, n in outcome.states.items() if state in ("no_answer", "truncated")}
 
 
 def _pair_id(planned: PlannedMember) -> str | None:

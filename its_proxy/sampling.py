@@ -69,7 +69,7 @@ async def sample(
     """
     deadline = deadline or Deadline(plan.rules.deadline_s)
     if plan.n == 1 and not plan.is_vote and audience is None:
-        return await ask_alone(plan, request_id, place=place, deadline=deadline, observer=observer)
+        return await ask_alone(plan, request_id, deadline=deadline, observer=observer)
     query = _Query(plan, request_id, audience, place, observer)
     try:
         with deadline.held(), one_query(), applied(_common_pair(plan)):

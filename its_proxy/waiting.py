@@ -9,10 +9,13 @@ from time import monotonic
 
 
 class Tenant:
-    """What one caller has here, and how often it has come lately: a bucket of tokens, one a request."""
+    """What one caller has here, and how often it has come lately: a bucket of tokens, one a request.
+
+    `limits`: the object that its limits were last set from."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.limits: object = None
         self.n_in_flight = 0
         self.n_waiting = 0
         self.max_candidates = sys.maxsize

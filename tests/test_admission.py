@@ -331,7 +331,8 @@ async def test_after_10_000_requests_left_in_every_phase_nothing_is_counted_any_
         for request in made:
             request._end.set()
         await asyncio.wait({request.task for request in made})
-    assert (gate.n_in_flight, gate.n_waiting, gate._tenants) == (0, 0, {})
+    assert (gate.n_in_flight, gate.n_waiting) == (0, 0)
+    assert all(tenant.is_idle for tenant in gate._tenants.values())
 
 
 # -- limits that change, tenants that come and go ----------------------------------------------------------------------
@@ -354,3 +355,16 @@ async def test_any_number_of_tenants_is_forgotten_again(monkeypatch):
     assert len(gate._tenants) <= 100
     with pytest.raises(NotAdmitted):
         gate.door("tenant 999", CallerLimits(requests_per_minute=1))
+
+
+async def test_who_has_spent_its_requests_is_remembered_longer_than_who_has_not(monkeypatch):
+    monkeypatch.setattr(module, "MAX_IDLE_TENANTS", 100)
+    gate = admission()
+    limits = CallerLimits(requests_per_minute=1)
+    gate.door("busy", limits)
+    for number in range(1000):
+        async with gate.door(f"tenant {number}").admitted([1]):
+            pass
+    assert len(gate._tenants) <= 100
+    with pytest.raises(NotAdmitted):
+        gate.door("busy", limits)

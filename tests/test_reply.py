@@ -23,7 +23,8 @@ def member(name="model"):
 def plan(n, n_choices=1, members=("model",), is_forced=False, **rules):
     body = {"model": "model", "messages": [{"role": "user", "content": "2 + 5?"}], "temperature": 0.8}
     planned = tuple(PlannedMember(member(name), "none", body, n // len(members), is_forced) for name in members)
-    return Plan("model", planned, VoteRules(**rules), n, n_choices, 100, {"temperature": 0.8}, True, False, True)
+    asked = (n, n_choices, 100, {"temperature": 0.8}, True, False, True)
+    return Plan("model", planned, VoteRules(**rules), *asked, is_forced, ("forced",) * is_forced)
 
 
 def received(index, value=None, finish_reason="stop", prompt_tokens=7, finished_s=1.0):

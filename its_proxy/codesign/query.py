@@ -43,7 +43,7 @@ def user_turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
     turns = []
     number = 0
     for position, message in enumerate(messages):
-        if role_of(message) != "user":
+        if (message.get("role") if type(message) is dict else role_of(message)) != "user":
             continue
         content = message.get("content")
         text = content if type(content) is str else "\n".join(_texts(content))
@@ -63,7 +63,9 @@ def with_rewrites(messages: Sequence[Message], rewrites: Mapping[int, Rewrite]) 
     rewritten = list(messages)
     for position, rewrite in rewrites.items():
         message = messages[position]
-        rewritten[position] = {**message, "content": _rewrite_content(message["content"], rewrite)}
+        content = message["content"]
+        written = rewrite.apply(content) if isinstance(content, str) else _rewritten_parts(content, rewrite)
+        rewritten[position] = {**message, "content": written}
     return rewritten
 
 
@@ -79,9 +81,7 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in _TEXTS and isinstance(part.get("text"), str)
 
 
-def _rewrite_content(content: Any, rewrite: Rewrite) -> Any:
-    if isinstance(content, str):
-        return rewrite.apply(content)
+def _rewritten_parts(content: Any, rewrite: Rewrite) -> list[Any]:
     places = [place for place, part in enumerate(content) if _is_text(part)]
     parts = list(content)
     for place, end in ((places[0], Rewrite(before=rewrite.before)), (places[-1], Rewrite(after=rewrite.after))):

@@ -17,7 +17,7 @@ from its_proxy.codesign import taxonomy
 from its_proxy.codesign.errors import ManifestError, StrategyNotApplicable, StrategyUnavailable
 from its_proxy.codesign.light import light
 from its_proxy.codesign.personas import Draw, Persona, Pool
-from its_proxy.codesign.query import Message, Rewrite, Turn, role_of, user_turns, with_rewrites
+from its_proxy.codesign.query import Message, Rewrite, role_of, user_turns, with_rewrites
 
 DEFAULT_TEMPLATE = "{persona}\n\n{query}"
 ENTRY_POINT_GROUP = "its_proxy.strategies"
@@ -48,13 +48,17 @@ Steps: TypeAlias = Generator[PersonaRequest, str, Persona | None]
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """`family` is what a pair must agree on; `covers_domains`: a pool must hold personas of every domain."""
+    """`family` is what a pair must agree on; `covers_domains`: a pool must hold personas of every domain.
+
+    `domain`: the choice that is all there is to the strategy, whose persona is then drawn from a pool without `steps`.
+    """
 
     name: str
     version: int
     family: str
     steps: Callable[[Situation], Steps]
     covers_domains: bool = False
+    domain: Callable[[Situation], str] | None = None
 
 
 def _persona(domain: str, situation: Situation) -> Steps:
@@ -70,8 +74,12 @@ def _none(situation: Situation) -> Steps:
     yield
 
 
+def _similar_domain(situation: Situation) -> str:
+    return taxonomy.domain_of(situation.draw.text)
+
+
 def _similar(situation: Situation) -> Steps:
-    return (yield from _persona(taxonomy.domain_of(situation.draw.text), situation))
+    return (yield from _persona(_similar_domain(situation), situation))
 
 
 def _dissimilar(situation: Situation) -> Steps:
@@ -92,9 +100,13 @@ def _dissimilar(situation: Situation) -> Steps:
     raise StrategyUnavailable(f"no persona of the pool is unrelated to {own}", hint="widen the pool")
 
 
-def _random(situation: Situation) -> Steps:
+def _random_domain(situation: Situation) -> str:
     domains = situation.pool.domains if situation.pool is not None else taxonomy.NAMES
-    return (yield from _persona(domains[situation.draw.number("domain") % len(domains)], situation))
+    return domains[situation.draw.number("domain") % len(domains)]
+
+
+def _random(situation: Situation) -> Steps:
+    return (yield from _persona(_random_domain(situation), situation))
 
 
 def _mixed(situation: Situation) -> Steps:
@@ -136,9 +148,9 @@ def _neutral_text(length: int, draw: Draw) -> str:
 
 _BUILT_IN = (
     Strategy("none", 1, "none", _none),
-    Strategy("similar", 1, "context", _similar, covers_domains=True),
+    Strategy("similar", 1, "context", _similar, covers_domains=True, domain=_similar_domain),
     Strategy("dissimilar", 1, "context", _dissimilar, covers_domains=True),
-    Strategy("random", 1, "context", _random),
+    Strategy("random", 1, "context", _random, domain=_random_domain),
     Strategy("mixed", 1, "context", _mixed),
     Strategy("filler", 1, "context", _filler),
     Strategy("fixed", 1, "context", _fixed),
@@ -232,7 +244,7 @@ RewriteSteps: TypeAlias = Generator[PersonaRequest, str, Rewritten]
 
 def rewrite_steps(recipe: Recipe, messages: Sequence[Message], row_id: str | None = None) -> RewriteSteps:
     """Rewrites the user turns of `messages`; raises StrategyNotApplicable if a persona has no text to go to."""
-    with_system = _with_system_prompt(recipe, messages)
+    with_system = list(messages) if recipe.system_prompt is None else _with_system_prompt(recipe.system_prompt, messages)
     if recipe.strategy.family == "none":
         return Rewritten(with_system, {})
     turns = user_turns(with_system)
@@ -242,18 +254,20 @@ def rewrite_steps(recipe: Recipe, messages: Sequence[Message], row_id: str | Non
             param="messages",
             hint="send a user message with text",
         )
+    strategy, pool = recipe.strategy, recipe.pool
     rewrites: dict[int, Rewrite] = {}
     personas: dict[int, Persona] = {}
     for turn in turns if recipe.turns == "all" else turns[-1:]:
-        persona = yield from recipe.strategy.steps(_situation(recipe, turn, row_id))
+        draw = Draw(recipe.seed, strategy.name, turn.number, turn.text)
+        situation = Situation(draw, pool, row_id)
+        if pool is not None and strategy.domain is not None:
+            persona: Persona | None = pool.draw(strategy.domain(situation), draw)
+        else:
+            persona = yield from strategy.steps(situation)
         if persona is not None:
             rewrites[turn.position] = _filled(recipe.template, persona)
             personas[turn.number] = persona
     return Rewritten(with_rewrites(with_system, rewrites), personas)
-
-
-def _situation(recipe: Recipe, turn: Turn, row_id: str | None) -> Situation:
-    return Situation(Draw(recipe.seed, recipe.strategy.name, turn.number, turn.text), recipe.pool, row_id)
 
 
 def _filled(template: str, persona: Persona) -> Rewrite:
@@ -264,11 +278,11 @@ def _filled(template: str, persona: Persona) -> Rewrite:
     return Rewrite(before, after.replace("{persona}", persona.text))
 
 
-def _with_system_prompt(recipe: Recipe, messages: Sequence[Message]) -> list[Message]:
+def _with_system_prompt(recorded: str, messages: Sequence[Message]) -> list[Message]:
     """The recorded system prompt goes first where the client sends none; a client's own stays as it is."""
-    if recipe.system_prompt is None or any(role_of(message) in ("system", "developer") for message in messages):
+    if any(role_of(message) in ("system", "developer") for message in messages):
         return list(messages)
-    return [{"role": "system", "content": recipe.system_prompt}, *messages]
+    return [{"role": "system", "content": recorded}, *messages]
 
 
 def rewrite(

@@ -91,10 +91,12 @@ def read_answer(text: str, kind: AnswerKind) -> Answer | None:
 
     No text holds tool calls: `messages.py` reads those.
     """
-    final_part = after_reasoning(text)
+    final_part = after_reasoning(text) if "<" in text else text
     if final_part is None or kind not in _READERS:
         return None
-    written = _READERS[kind](_end_of(final_part) if kind != "json" else final_part)
+    if len(final_part) > MAX_READ_CHARS and kind != "json":
+        final_part = _TO_A_WORD.sub("", final_part[-MAX_READ_CHARS:], count=1)  # half a number is another number
+    written = _READERS[kind](final_part)
     if written is None or len(written) > MAX_ANSWER_CHARS:
         return None
     answer = answer_of(written, kind)
@@ -120,20 +122,11 @@ def answer_of(written: str, kind: AnswerKind) -> Answer:
 
 def after_reasoning(text: str) -> str | None:
     """What follows the last closed reasoning part; None when the reasoning never ends."""
-    if "<" not in text:
-        return text
     for opening, closing in (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>")):
         text = text.rpartition(closing)[2]
         if opening in text:
             return None
     return text
-
-
-def _end_of(text: str) -> str:
-    """From the beginning of a word on: half a number is another number."""
-    if len(text) <= MAX_READ_CHARS:
-        return text
-    return _TO_A_WORD.sub("", text[-MAX_READ_CHARS:], count=1)
 
 
 # --- finding the answer ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ The result depends on the set of ballots alone, never on the order in which they
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import fsum, isfinite
 from typing import TypeAlias
 
@@ -39,13 +39,10 @@ class Ballot:
 @light
 @dataclass(frozen=True, slots=True)
 class AnswerClass:
-    """Ballots whose answers count as the same, by index; the first one's answer is shown."""
+    """Ballots whose answers count as the same, by index, and what they weigh; the first one's answer is shown."""
 
     ballots: tuple[Ballot, ...]
-    weight: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weight", sum([ballot.weight for ballot in self.ballots]))
+    weight: int
 
     @property
     def answer(self) -> Answer:
@@ -80,7 +77,7 @@ class Vote:
 
     @property
     def answer(self) -> Answer | None:
-        return self.classes[0].answer if self.classes else None
+        return self.classes[0].ballots[0].answer if self.classes else None
 
     @property
     def votes(self) -> dict[str, int]:
@@ -88,7 +85,7 @@ class Vote:
         weights: dict[str, int] = {}
         for answer_class in self.classes:
             # Two classes can share a text when ensemble members read answers of different kinds.
-            text = answer_class.answer.text
+            text = answer_class.ballots[0].answer.text
             weights[text] = weights.get(text, 0) + answer_class.weight
         return weights
 
@@ -108,7 +105,7 @@ def majority_vote(
         [only] = ballots
         agreement = only.weight / (only.weight + abstained_weight)
         is_enough = min_agreement is None or agreement >= min_agreement
-        return Vote((AnswerClass((only,)),), agreement, is_tie=False, consensus=is_enough)
+        return Vote((AnswerClass((only,), only.weight),), agreement, is_tie=False, consensus=is_enough)
     ranked = sorted(classes(ballots, equivalent), key=lambda answer_class: (-answer_class.weight, answer_class.index))
     if not ranked:
         return Vote((), 0.0, is_tie=False, consensus=False)
@@ -134,7 +131,7 @@ def classes(ballots: Sequence[Ballot], equivalent: Equivalence | None = None) ->
         groups = _merged(groups, equivalent)
     if len({ballot.index for ballot in ballots}) != len(ballots):
         raise ValueError("two ballots have the same index")
-    return [AnswerClass(tuple(group)) for group in groups]
+    return [AnswerClass(tuple(group), sum([ballot.weight for ballot in group])) for group in groups]
 
 
 def _first_of(tied: Sequence[AnswerClass]) -> AnswerClass:
