@@ -180,9 +180,7 @@ def make_plan(
     )
 
 
-def _without_vote(
-    request: ChatRequest, member: Member, rules: VoteRules, rights: frozenset[str], model: str
-) -> Plan:
+def _without_vote(request: ChatRequest, member: Member, rules: VoteRules, rights: frozenset[str], model: str) -> Plan:
     """As many candidates as the client wants choices, nearly always one, all of the first member."""
     sampling = _sampling(request, member, is_vote=False)
     planned = _planned(request, member, rights, sampling, request.n)

@@ -25,19 +25,6 @@ class Turn:
     text: str
 
 
-@light
-@dataclass(frozen=True, slots=True)
-class Rewrite:
-    """What is put before and after a turn's text. The text itself is never in our hands, so it stays verbatim."""
-
-    before: str = ""
-    after: str = ""
-
-    def apply(self, text: str) -> str:
-        # Joined, not formatted or added: a subclass of str may format, or add, as something else than its text.
-        return "".join((self.before, text, self.after))
-
-
 def user_turns(messages: Sequence[Message]) -> tuple[Turn, ...]:
     """The user messages that hold text, oldest first. Numbers count all user messages, texts or not."""
     turns = []
@@ -58,15 +45,18 @@ def role_of(message: Any) -> Any:
     return message.get("role") if type(message) is dict or isinstance(message, Mapping) else None
 
 
-def with_rewrites(messages: Sequence[Message], rewrites: Mapping[int, Rewrite]) -> list[Message]:
-    """New messages with `rewrites[position]` applied; every other message is passed on as the same object."""
-    rewritten = list(messages)
-    for position, rewrite in rewrites.items():
-        message = messages[position]
-        content = message["content"]
-        written = rewrite.apply(content) if isinstance(content, str) else _rewritten_parts(content, rewrite)
-        rewritten[position] = {**message, "content": written}
-    return rewritten
+def surrounded(message: Message, before: str, after: str) -> Message:
+    """A new message with these before and after a user turn's text. The text itself is never in our hands, so it stays
+    verbatim."""
+    content = message["content"]
+    if isinstance(content, str):
+        # Joined, not formatted or added: a subclass of str may format, or add, as something else than its text.
+        return {**message, "content": "".join((before, content, after))}
+    places = [place for place, part in enumerate(content) if _is_text(part)]
+    parts = list(content)
+    for place, sides in ((places[0], (before, "")), (places[-1], ("", after))):
+        parts[place] = {**parts[place], "text": "".join((sides[0], parts[place]["text"], sides[1]))}
+    return {**message, "content": parts}
 
 
 def _texts(content: Any) -> list[str]:
@@ -79,11 +69,3 @@ def _texts(content: Any) -> list[str]:
 
 def _is_text(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") in _TEXTS and isinstance(part.get("text"), str)
-
-
-def _rewritten_parts(content: Any, rewrite: Rewrite) -> list[Any]:
-    places = [place for place, part in enumerate(content) if _is_text(part)]
-    parts = list(content)
-    for place, end in ((places[0], Rewrite(before=rewrite.before)), (places[-1], Rewrite(after=rewrite.after))):
-        parts[place] = {**parts[place], "text": end.apply(parts[place]["text"])}
-    return parts

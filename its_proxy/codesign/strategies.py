@@ -10,14 +10,14 @@ with `rewrite_async`: the same generator, so the same bytes.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from its_proxy.codesign import taxonomy
 from its_proxy.codesign.errors import ManifestError, StrategyNotApplicable, StrategyUnavailable
 from its_proxy.codesign.light import light
 from its_proxy.codesign.personas import Draw, Persona, Pool
-from its_proxy.codesign.query import Message, Rewrite, role_of, user_turns, with_rewrites
+from its_proxy.codesign.query import Message, role_of, surrounded, user_turns
 
 DEFAULT_TEMPLATE = "{persona}\n\n{query}"
 ENTRY_POINT_GROUP = "its_proxy.strategies"
@@ -209,7 +209,10 @@ def name_from_input(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One side of a pair, ready to rewrite: what the manifest's side says, with its pool opened."""
+    """One side of a pair, ready to rewrite: what the manifest's side says, with its pool opened.
+
+    `sides`: what of the template comes before a query's text, and after it.
+    """
 
     strategy: Strategy
     template: str = DEFAULT_TEMPLATE
@@ -217,8 +220,11 @@ class Recipe:
     pool: Pool | None = None
     system_prompt: str | None = None
     seed: int = 0
+    sides: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        before, _, after = self.template.partition("{query}")
+        object.__setattr__(self, "sides", (before, after))
         if self.template.count("{persona}") != 1 or self.template.count("{query}") != 1:
             raise ManifestError(f"template {self.template!r} must hold {{persona}} and {{query}} once each")
         if self.pool is not None and self.strategy.covers_domains:
@@ -244,10 +250,10 @@ RewriteSteps: TypeAlias = Generator[PersonaRequest, str, Rewritten]
 
 def rewrite_steps(recipe: Recipe, messages: Sequence[Message], row_id: str | None = None) -> RewriteSteps:
     """Rewrites the user turns of `messages`; raises StrategyNotApplicable if a persona has no text to go to."""
-    with_system = list(messages) if recipe.system_prompt is None else _with_system_prompt(recipe.system_prompt, messages)
+    rewritten = list(messages) if recipe.system_prompt is None else _with_system_prompt(recipe.system_prompt, messages)
     if recipe.strategy.family == "none":
-        return Rewritten(with_system, {})
-    turns = user_turns(with_system)
+        return Rewritten(rewritten, {})
+    turns = user_turns(rewritten)
     if not turns:
         raise StrategyNotApplicable(
             f"the model's strategy {recipe.strategy.name!r} rewrites the user's text, and there is none",
@@ -255,7 +261,6 @@ def rewrite_steps(recipe: Recipe, messages: Sequence[Message], row_id: str | Non
             hint="send a user message with text",
         )
     strategy, pool = recipe.strategy, recipe.pool
-    rewrites: dict[int, Rewrite] = {}
     personas: dict[int, Persona] = {}
     for turn in turns if recipe.turns == "all" else turns[-1:]:
         draw = Draw(recipe.seed, strategy.name, turn.number, turn.text)
@@ -265,17 +270,12 @@ def rewrite_steps(recipe: Recipe, messages: Sequence[Message], row_id: str | Non
         else:
             persona = yield from strategy.steps(situation)
         if persona is not None:
-            rewrites[turn.position] = _filled(recipe.template, persona)
+            before, after = recipe.sides
+            # Each side by itself: a persona that happens to contain "{query}" is never expanded again.
+            before, after = before.replace("{persona}", persona.text), after.replace("{persona}", persona.text)
+            rewritten[turn.position] = surrounded(rewritten[turn.position], before, after)
             personas[turn.number] = persona
-    return Rewritten(with_rewrites(with_system, rewrites), personas)
-
-
-def _filled(template: str, persona: Persona) -> Rewrite:
-    """Splits at the query first, so that a persona which happens to contain "{query}" is never expanded again."""
-    before, _, after = template.partition("{query}")
-    if "{persona}" in before:
-        return Rewrite(before.replace("{persona}", persona.text), after)
-    return Rewrite(before, after.replace("{persona}", persona.text))
+    return Rewritten(rewritten, personas)
 
 
 def _with_system_prompt(recorded: str, messages: Sequence[Message]) -> list[Message]:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from its_proxy.codesign.query import Rewrite, user_turns, with_rewrites
+from its_proxy.codesign.personas import taxonomy_pool
+from its_proxy.codesign.query import surrounded, user_turns
+from its_proxy.codesign.strategies import Recipe, rewrite, strategy_named
 
 UNHURRIED = settings(deadline=None)  # a busy machine says nothing about the code
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -24,7 +26,7 @@ def user(content: Any) -> dict[str, Any]:
 @UNHURRIED
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
 def test_a_rewrite_surrounds_the_text_and_leaves_it_verbatim(before: str, text: str, after: str) -> None:
-    [message] = with_rewrites([user(text)], {0: Rewrite(before, after)})
+    message = surrounded(user(text), before, after)
     assert message == user(before + text + after)
 
 
@@ -37,7 +39,7 @@ def test_parts_get_it_before_the_first_and_after_the_last_text(
     if not texts:
         assert user_turns([user(parts)]) == ()
         return
-    [message] = with_rewrites([user(parts)], {0: Rewrite(before, after)})
+    message = surrounded(user(parts), before, after)
     rewritten = message["content"]
     assert "".join(part["text"] for part in rewritten if part is not IMAGE) == before + "".join(texts) + after
     assert [part is IMAGE for part in rewritten] == [part is IMAGE for part in parts]
@@ -49,7 +51,7 @@ def test_middle_parts_and_further_fields_stay_as_they_are() -> None:
     cached = {"type": "text", "text": "first", "cache_control": {"type": "ephemeral"}}
     middle, last = text_part("middle"), text_part("last")
     message = {"role": "user", "name": "ann", "content": [IMAGE, cached, middle, last, IMAGE]}
-    [rewritten] = with_rewrites([message], {0: Rewrite("<", ">")})
+    rewritten = surrounded(message, "<", ">")
     assert rewritten == {
         "role": "user",
         "name": "ann",
@@ -62,7 +64,8 @@ def test_middle_parts_and_further_fields_stay_as_they_are() -> None:
 def test_the_callers_messages_are_never_changed() -> None:
     messages = [user("plain"), user([text_part("one"), IMAGE])]
     before = deepcopy(messages)
-    with_rewrites(messages, {0: Rewrite("<", ">"), 1: Rewrite("<", ">")})
+    for message in messages:
+        surrounded(message, "<", ">")
     assert messages == before
 
 
@@ -75,9 +78,9 @@ def test_every_other_message_is_passed_on_as_the_same_object() -> None:
         "no message at all",
     ]
     messages = [*others, user("How many?")]
-    rewritten = with_rewrites(messages, {turn.position: Rewrite("<", ">") for turn in user_turns(messages)})
+    rewritten = rewrite(Recipe(strategy_named("random"), pool=taxonomy_pool()), messages).messages
     assert all(now is then for now, then in zip(rewritten, others, strict=False))
-    assert rewritten[-1] == user("<How many?>")
+    assert rewritten[-1]["content"].endswith("\n\nHow many?")
 
 
 def test_turns_are_numbered_by_user_messages_whether_they_hold_text_or_not() -> None:
@@ -99,7 +102,7 @@ def test_what_servers_render_as_text_is_text_under_its_other_names(kind: str) ->
     part = {"type": kind, "text": "How many?"}
     [turn] = user_turns([user([IMAGE, part])])
     assert turn.text == "How many?"
-    [message] = with_rewrites([user([IMAGE, part])], {0: Rewrite("A baker asks. ")})
+    message = surrounded(user([IMAGE, part]), "A baker asks. ", "")
     assert message == user([IMAGE, {**part, "text": "A baker asks. How many?"}])
 
 
@@ -153,5 +156,7 @@ class Markup(str):
 @pytest.mark.parametrize("text", [Choice.A, Markup("How many?")])
 def test_a_subclass_of_str_is_rewritten_as_its_text(text: str) -> None:
     messages = [user(text), user([text_part(text)])]
-    rewritten = with_rewrites(messages, {0: Rewrite("<", ">"), 1: Rewrite("<", ">")})
-    assert rewritten == [user("<How many?>"), user([text_part("<How many?>")])]
+    assert [surrounded(message, "<", ">") for message in messages] == [
+        user("<How many?>"),
+        user([text_part("<How many?>")]),
+    ]
