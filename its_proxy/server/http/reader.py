@@ -153,6 +153,7 @@ class Reader:
         elif self._begins_with and is_kept:
             self._known = known_head(self._begins_with, len(self._fields), request) or self._known
         self._begins_with = b""
+        self._fields.clear()
 
     def _take(
         self,
