@@ -29,12 +29,15 @@ class KnownHead:
     fields: Mapping[bytes, bytes]
     repeated: Collection[bytes]
 
-    def digits_in(self, data: bytes) -> bytes:
-        """Those of the length, where `data` begins with this head; else nothing."""
+    def parts_of(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The digits of the length and what has come of the body, where `data` begins with this head."""
         start = len(self.before)
         end = data.find(self.behind, start, start + MAX_DIGITS + len(self.behind))
-        digits = data[start:end] if end > 0 and data.startswith(self.before) else b""
-        return digits if digits.isdigit() else b""
+        digits = data[start:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self.before):
+            return None
+        body = data[end + len(self.behind) :]
+        return (digits, body) if len(body) <= int(digits) else None
 
 
 def known_head(data: bytes, n_fields: int, request: Request) -> KnownHead | None:

@@ -68,18 +68,17 @@ class Reader:
 
     def _feed_known(self, known: KnownHead, data: bytes) -> bool:
         """Whether it begins with the known head, which then needs no parser; nor does a body that is whole with it."""
-        digits = known.digits_in(data)
-        body = data[len(known.before) + len(digits) + len(known.behind) :]
-        n_missing = int(digits or -1) - len(body)
-        if n_missing < 0:
+        parts = known.parts_of(data)
+        if parts is None:
             self._n_unknown += 1
             return False
         self._n_unknown = 0
+        digits, body = parts
         fields = {**known.fields, b"content-length": digits}
         request = self._take(known.method, known.target, known.version, fields, known.repeated, is_kept=True)
         if request is None:
             return True  # it is over
-        if n_missing:
+        if len(body) < int(digits):
             self.receiving = request
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + request.framing() + b"\r\n" + body)
         else:
