@@ -9,7 +9,9 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, closing
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +29,7 @@ from its_proxy.codesign.errors import (
 from its_proxy.upstreams.base import APPLIED, APPLIED_HEADER, TRACEPARENT, Body, Completion, RawReply, is_text
 from its_proxy.upstreams.replies import check_completion, check_text_completion, read_cards, read_object
 from its_proxy.upstreams.retries import RetryBudget, is_tried_once, may_try_again
-from its_proxy.upstreams.transport import Response, Transport, TransportError, Unreachable, Untrusted
+from its_proxy.upstreams.transport import Asked, Response, Transport, TransportError, Unreachable, Untrusted
 from its_proxy.upstreams.turns import Turns
 from its_proxy.upstreams.wire import WireTransport
 from its_proxy.upstreams.written import Pieces, over, pieces_of
@@ -83,8 +85,10 @@ class HttpUpstream:
         is_prompt = is_text(body)
         response = await self._ask("POST", _TEXT if is_prompt else _CHAT, pieces_of(body), _JSON, request_id)
         try:
-            check = check_text_completion if is_prompt else check_completion
-            return check(read_object(await self._read(response)))
+            data = response.whole()  # mostly it came with its head
+            if data is None or len(data) > MAX_REPLY_BYTES:
+                data = await self._read(response)
+            return check_text_completion(read_object(data)) if is_prompt else check_completion(read_object(data))
         finally:
             response.close()
 
@@ -147,15 +151,12 @@ class HttpUpstream:
         request_id: str | None,
     ) -> Response:
         """Sends, and waits for the status; raises anything but a plain 200."""
-        fields = {"Content-Type": content_type} if content_type else {}
-        if request_id is not None:
-            fields["X-Request-Id"] = request_id
-        if (pair_id := APPLIED.get()) is not None:
-            fields[APPLIED_HEADER] = pair_id
+        asking = _asked_again if content_type == _JSON else _asked
+        asked = asking(self._base, method, path, content_type, APPLIED.get())
         if (traceparent := TRACEPARENT.get()) is not None:
-            fields["traceparent"] = traceparent
+            asked = replace(asked, fields={**asked.fields, "traceparent": traceparent})
         try:
-            response = await self._transport.open(method, self._route(path), fields, data, self._first_byte_timeout_s)
+            response = await self._transport.open(asked, request_id, data, self._first_byte_timeout_s)
         except Untrusted:
             raise UpstreamUntrusted(
                 f"upstream {self.name} has no TLS certificate that is trusted here", hint="has it expired?"
@@ -174,15 +175,8 @@ class HttpUpstream:
             raise BadPayload(f"upstream {self.name} sent a compressed reply that was not asked for")
         return response
 
-    def _route(self, path: str) -> str:
-        # vLLM's own routes stand beside OpenAI's, not below them.
-        base = self._base.removesuffix("/v1") if path in _BESIDE else self._base
-        return f"{base}/{path}"
-
     async def _read(self, response: Response) -> bytes:
         """The whole body, bounded in size and in silence."""
-        if (whole := response.whole()) is not None and len(whole) <= MAX_REPLY_BYTES:
-            return whole
         body = await self._next_chunk(response)
         # Mostly that is all of it. What is longer waits for its turn while it grows.
         more = await self._next_chunk(response) if body else b""
@@ -222,6 +216,19 @@ class HttpUpstream:
         if isinstance(error, TimeoutError):
             return UpstreamTimeout(f"upstream {self.name} went silent in the middle of a reply")
         return UpstreamError(f"upstream {self.name} broke off in the middle of a reply")
+
+
+def _asked(base: str, method: str, path: str, content_type: str | None, pair_id: str | None) -> Asked:
+    fields = {"Content-Type": content_type} if content_type else {}
+    if pair_id is not None:
+        fields[APPLIED_HEADER] = pair_id
+    # vLLM's own routes stand beside OpenAI's, not below them.
+    root = base.removesuffix("/v1") if path in _BESIDE else base
+    return Asked(method, f"{root}/{path}", fields)
+
+
+_asked_again = lru_cache(maxsize=64)(_asked)
+"""For what is mostly asked: the calls of one pair to one route differ in their ids and bodies only."""
 
 
 def _transport(url: str, fields: dict[str, str], max_connections: int, connect_timeout_s: float) -> Transport:

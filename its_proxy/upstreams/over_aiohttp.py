@@ -11,6 +11,7 @@ from its_proxy.upstreams.transport import (
     KEEPALIVE_S,
     READ_AHEAD_BYTES,
     SENT_AS_ONE_BYTES,
+    Asked,
     Response,
     TransportError,
     Unreachable,
@@ -30,8 +31,10 @@ class AiohttpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float) -> Response:
-        n_bytes, fields = sum(map(len, data)), {**self._fields, **fields}
+    async def open(self, asked: Asked, request_id: str | None, data: Pieces, within_s: float) -> Response:
+        n_bytes, fields = sum(map(len, data)), {**self._fields, **asked.fields}
+        if request_id is not None:
+            fields["X-Request-Id"] = request_id
         body: bytes | AsyncIterator[bytes] | None
         if n_bytes > SENT_AS_ONE_BYTES:
             body, fields = _one_by_one(data), {**fields, "Content-Length": str(n_bytes)}
@@ -40,7 +43,7 @@ class AiohttpTransport:
         async with asyncio.timeout(within_s):  # around the `try`: a TimeoutError is an OSError, too
             try:
                 response = await self._opened().request(
-                    method, self._origin + path, data=body, headers=fields, allow_redirects=False
+                    asked.method, self._origin + asked.path, data=body, headers=fields, allow_redirects=False
                 )
             except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError):
                 raise Untrusted from None

@@ -5,6 +5,7 @@ raises the three errors below and TimeoutError, and no others.
 """
 
 from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from its_proxy.upstreams.written import Pieces
@@ -31,6 +32,29 @@ class Untrusted(Unreachable):
     """The server's TLS certificate is none that is trusted here."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for, `path` from the root; made once for many calls. `lines`: the fields as a head has them.
+
+    Raises ValueError for a field that would be more than one line."""
+
+    method: str
+    path: str
+    fields: Mapping[str, str]
+    lines: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", lines_of(self.fields))
+
+
+def lines_of(fields: Mapping[str, str]) -> str:
+    """Raises ValueError."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    if lines.count("\n") != len(fields):
+        raise ValueError("a header field holds a line end")
+    return lines
+
+
 class Response(Protocol):
     """A reply whose head has come. `close` it: one that was not read to its end costs its connection."""
 
@@ -55,9 +79,9 @@ class Response(Protocol):
 class Transport(Protocol):
     """One server's. Some header fields go along with every request."""
 
-    async def open(self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float) -> Response:
-        """Sends a whole request, `path` from the root, with `fields` of its own, and waits for the reply's head;
-        cancelling it closes its connection. `data` is not copied where it is large: others may be sending the same.
+    async def open(self, asked: Asked, request_id: str | None, data: Pieces, within_s: float) -> Response:
+        """Sends a whole request, with `x-request-id` where there is one, and waits for the reply's head; cancelling it
+        closes its connection. `data` is not copied where it is large: others may be sending the same.
         """
         ...
 

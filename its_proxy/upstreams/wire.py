@@ -8,68 +8,118 @@ some 0.2 ms of CPU a call more.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from math import inf
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 
-from its_proxy.codesign.light import light
 from its_proxy.upstreams.places import Places
 from its_proxy.upstreams.transport import (
     DNS_TTL_S,
     KEEPALIVE_S,
     READ_AHEAD_BYTES,
     SENT_AS_ONE_BYTES,
+    Asked,
     TransportError,
     Unreachable,
+    lines_of,
 )
 from its_proxy.upstreams.written import Pieces
 
 MAX_HEAD_BYTES = 64 * 1024
 _TOO_LARGE = "the reply's header is too large"
+_OK, _END = (b"HTTP/1.1 200 ", b"HTTP/1.0 200 "), b"\r\n\r\n"
 LOOK_S = 0.05
 """By so much a wait may last longer than it should."""
 
 
-@light
-@dataclass(frozen=True, slots=True)
 class Head:
-    """A reply's status and header fields, by lower-case name; of a repeated field the last."""
+    """A reply's status and header fields. `pieces`: all that has come, to the head's end at least.
 
-    status: int
-    fields: dict[bytes, bytes]
+    Its fields are read when one is asked for that may be there: of most replies, none is."""
+
+    __slots__ = ("_fields", "_pieces", "status")
+
+    def __init__(self, status: int, pieces: list[bytes]) -> None:
+        self.status = status
+        self._fields: dict[bytes, bytes] | None = None
+        end = pieces[0].find(_END) if pieces else -1
+        # Of any other status it may be an interim reply's end, and what counts comes behind it.
+        is_whole = end > 0 and pieces[0].startswith(_OK)
+        self._pieces = [pieces[0][: end + len(_END)]] if is_whole else pieces
+
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """By lower-case name; of a repeated field the last."""
+        if self._fields is None:
+            self._fields, self._pieces = _Fields(self._pieces).last, []
+        return self._fields
+
+    def get(self, name: bytes) -> bytes | None:
+        """By lower-case name. One look mostly tells that it is not there, whatever else is."""
+        if self._fields is None and name not in b"".join(self._pieces).lower():
+            return None
+        return self.fields.get(name)
 
     @property
     def has_length(self) -> bool:
         """Whether its body's end is told; else it ends with the connection."""
-        return b"content-length" in self.fields or b"chunked" in self.fields.get(b"transfer-encoding", b"")
+        return self.get(b"content-length") is not None or b"chunked" in (self.get(b"transfer-encoding") or b"")
+
+
+class _Fields:
+    """Reads the header of the reply that `pieces` begin with; interim ones before it tell nothing. `most_bytes`: those
+    of the largest."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self.last: dict[bytes, bytes] = {}
+        self.most_bytes = 0
+        self._n_bytes = 0
+        self._is_over = False
+        self._parser = httptools.HttpResponseParser(self)
+        with suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):  # whatever is wrong is behind it
+            for piece in pieces:
+                self._parser.feed_data(piece)
+        del self._parser  # the two know each other
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_over:  # a trailer decides nothing
+            self.last[name.lower()] = value
+            self._n_bytes += len(name) + len(value)
+
+    def on_headers_complete(self) -> None:
+        self.most_bytes, self._n_bytes = max(self.most_bytes, self._n_bytes), 0
+        if self._parser.get_status_code() >= 200:
+            self._is_over = True
+        elif not self._is_over:
+            self.last = {}
 
 
 class Waits:
-    """Futures that something is waited for with, and until when."""
+    """Open connections, each of which says until when it waits for something."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ends_at: dict[asyncio.Future[None], float] = {}
+        self._connections: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, waiter: "asyncio.Future[None]", ends_at: float) -> None:
-        self._ends_at[waiter] = ends_at
+    def add(self, connection: "Connection") -> None:
+        self._connections.add(connection)
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self._look)
 
-    def drop(self, waiter: "asyncio.Future[None]") -> None:
-        del self._ends_at[waiter]
+    def drop(self, connection: "Connection") -> None:
+        self._connections.discard(connection)
 
     def _look(self) -> None:
         now = self._loop.time()
-        for waiter, ends_at in self._ends_at.items():
-            if ends_at <= now and not waiter.done():
-                waiter.set_exception(TimeoutError())
-        self._timer = self._loop.call_later(LOOK_S, self._look) if self._ends_at else None
+        for connection in self._connections:
+            if connection.waits_until <= now:
+                connection.give_up()
+        self._timer = self._loop.call_later(LOOK_S, self._look) if self._connections else None
 
 
 class Connection(asyncio.Protocol):
@@ -77,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, waits: Waits | None = None) -> None:
         self.idle_since = 0.0
+        self.waits_until = inf
         self._loop = asyncio.get_running_loop()
         self._waits = waits or Waits()
         self._parser = httptools.HttpResponseParser(self)
@@ -85,16 +136,17 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._is_reading_paused = False
         self._is_awaiting = False
+        self._stays = False
+        self._pieces: list[bytes] = []
+        self._body: deque[bytes] = deque()
+        self._n_buffered = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._fields: list[tuple[bytes, bytes]] = []
+        """The rest is as the exchange before has left it: one that did not leave it so is the last."""
         self._n_read = 0
         self._head: Head | None = None
         self._is_complete = False
-        self._stays = False
-        self._body: deque[bytes] = deque()
-        self._n_buffered = 0
 
     # -- what an exchange does -----------------------------------------------------------------------------------------
 
@@ -153,20 +205,24 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _more(self, ends_at: float) -> None:
+    def _more(self, ends_at: float) -> "asyncio.Future[None]":
+        """Awaited, it returns when something has come, or happened. Raises as `head` and `chunk` do."""
         if self._error is not None:
             raise self._error
+        self.waits_until = ends_at
         waiter = self._waiter = self._loop.create_future()
-        self._waits.add(waiter, ends_at)
-        try:
-            await waiter
-        finally:
-            self._waits.drop(waiter)
-            self._waiter = None
+        return waiter
+
+    def give_up(self) -> None:
+        """It has waited for too long."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(TimeoutError())
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _fail(self, reason: str) -> None:
         if self._error is None:
@@ -179,13 +235,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods alone
+        self._waits.add(self)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_awaiting:
             # A second reply, or more than the first one's length: whose would it be?
             self._fail("the server sent what nobody asked for")
             return
-        self._n_read += len(data)
+        if self._head is None:
+            self._pieces.append(data)
+            self._n_read += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -204,6 +263,7 @@ class Connection(asyncio.Protocol):
             self._is_complete = True  # by HTTP/1.0's rule the end of the connection is the end of the body
         if self._error is None:
             self._error = TransportError("the server closed the connection")
+        self._waits.drop(self)
         del self._parser  # the two know each other, which only the collector would undo
         self._wake()
 
@@ -213,17 +273,12 @@ class Connection(asyncio.Protocol):
         if self._is_complete:
             raise TransportError("the server sent what nobody asked for")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None:  # a trailer decides nothing
-            self._fields.append((name, value))
-
     def on_headers_complete(self) -> None:
-        fields, status = self._fields, self._parser.get_status_code()
-        if self._n_read > MAX_HEAD_BYTES and sum([len(name) + len(value) for name, value in fields]) > MAX_HEAD_BYTES:
+        if self._n_read > MAX_HEAD_BYTES and _Fields(self._pieces).most_bytes > MAX_HEAD_BYTES:
             raise TransportError(_TOO_LARGE)
-        self._fields = []  # of an interim reply: the one that counts follows it
-        if status >= 200:
-            self._head = Head(status, {name.lower(): value for name, value in fields})
+        status = self._parser.get_status_code()
+        if status >= 200:  # of an interim reply: the one that counts follows it
+            self._head, self._pieces = Head(status, self._pieces), []
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -242,14 +297,16 @@ class Connection(asyncio.Protocol):
 class WireResponse:
     """One exchange's answer. Closing it gives the connection back if it may be used again."""
 
+    __slots__ = ("_connection", "_head", "_pool", "status")
+
     def __init__(self, pool: "WireTransport", connection: Connection, head: Head) -> None:
         self.status = head.status
-        self._fields = head.fields
+        self._head = head
         self._pool = pool
         self._connection: Connection | None = connection
 
     def field(self, name: str) -> str | None:
-        value = self._fields.get(name.encode())
+        value = self._head.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
     def whole(self) -> bytes | None:
@@ -274,7 +331,7 @@ class WireTransport:
     def __init__(self, url: str, fields: Mapping[str, str], *, max_connections: int, connect_timeout_s: float) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
-        self._lines = _lines({"Host": parts.netloc.encode("idna").decode(), **fields})
+        self._lines = lines_of({"Host": parts.netloc.encode("idna").decode(), **fields})
         self._connect_timeout_s = connect_timeout_s
         self._places = Places(max_connections)
         self._idle: deque[Connection] = deque()
@@ -285,9 +342,7 @@ class WireTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
 
-    async def open(
-        self, method: str, path: str, fields: Mapping[str, str], data: Pieces, within_s: float
-    ) -> "WireResponse":
+    async def open(self, asked: Asked, request_id: str | None, data: Pieces, within_s: float) -> "WireResponse":
         # Asked for once: CPython 3.11 makes a system call of it.
         loop = self._loop = self._loop or asyncio.get_running_loop()
         now, n_bytes = loop.time(), sum(map(len, data))
@@ -297,7 +352,7 @@ class WireTransport:
         else:
             self._places.take_at_once()  # mostly there is all that is needed, and nothing to wait for
         try:
-            connection.send(self._head(method, path, fields, n_bytes), data, n_bytes)
+            connection.send(self._head(asked, request_id, n_bytes), data, n_bytes)
             return WireResponse(self, connection, await connection.head(now + within_s))
         except BaseException:
             connection.close()
@@ -321,9 +376,12 @@ class WireTransport:
         while self._idle:
             self._idle.pop().close()
 
-    def _head(self, method: str, path: str, fields: Mapping[str, str], n_bytes: int) -> bytes:
-        length = f"Content-Length: {n_bytes}\r\n" if n_bytes or method != "GET" else ""
-        head = f"{method} {path} HTTP/1.1\r\n{self._lines}{_lines(fields)}{length}\r\n"
+    def _head(self, asked: Asked, request_id: str | None, n_bytes: int) -> bytes:
+        own = "" if request_id is None else f"X-Request-Id: {request_id}\r\n"
+        if own.count("\n") > 1:
+            raise ValueError("a request's id holds a line end")
+        length = f"Content-Length: {n_bytes}\r\n" if n_bytes or asked.method != "GET" else ""
+        head = f"{asked.method} {asked.path} HTTP/1.1\r\n{self._lines}{asked.lines}{own}{length}\r\n"
         return head.encode("utf-8", "surrogateescape")
 
     def take_back(self, connection: Connection) -> None:
@@ -382,10 +440,3 @@ class WireTransport:
             self._addresses = list(dict.fromkeys((info[4][0], info[4][1]) for info in found))
             self._resolved_at = loop.time()
         return self._addresses
-
-
-def _lines(fields: Mapping[str, str]) -> str:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-    if lines.count("\n") != len(fields):
-        raise ValueError("a header field holds a line end")
-    return lines

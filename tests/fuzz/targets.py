@@ -129,6 +129,9 @@ def wire(data: bytes) -> None:
     assert error is not None or 200 <= status <= 999
 
 
+ASKED_FIELDS = (b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"retry-after", b"a")
+
+
 async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes, str | None]:
     """Status, header and body of a reply after which the server leaves, and what was wrong with it."""
     transport = _Transport()
@@ -140,9 +143,11 @@ async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes
             connection.data_received(piece)
     connection.connection_lost(None)
     assert not connection.is_open or not connection.is_reusable
-    head, body = Head(0, {}), b""
+    head, body = Head(0, []), b""
     try:
         head = await connection.head(1.0)
+        looked_up = {name: head.get(name) for name in ASKED_FIELDS}
+        assert looked_up == {name: head.fields.get(name) for name in ASKED_FIELDS}
         while chunk := await connection.chunk(1.0):
             body += chunk
     except TransportError as error:

@@ -4,10 +4,11 @@ import asyncio
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 
+import httptools
 import pytest
 
 from its_proxy.upstreams import wire
-from its_proxy.upstreams.transport import TransportError, Unreachable
+from its_proxy.upstreams.transport import Asked, TransportError, Unreachable
 from its_proxy.upstreams.wire import READ_AHEAD_BYTES, WireTransport
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -87,8 +88,13 @@ async def transport_to(url: str, max_connections: int = 100):
         await transport.close()
 
 
-async def ask(transport: WireTransport, data: bytes = b"{}", **fields: str) -> tuple[int, bytes]:
-    response = await transport.open("POST", "/v1/x", fields, [data], 5)
+ASKED = Asked("POST", "/v1/x", {})
+
+
+async def ask(
+    transport: WireTransport, data: bytes = b"{}", request_id: str | None = None, asked: Asked = ASKED
+) -> tuple[int, bytes]:
+    response = await transport.open(asked, request_id, [data], 5)
     try:
         body = b""
         while chunk := await response.chunk(5):
@@ -112,16 +118,19 @@ async def test_a_connection_is_reused_when_its_reply_was_read_whole():
 
 async def test_the_request_is_whole_and_its_own():
     async with peer() as server, transport_to(server.url) as transport:
-        await ask(transport, b"data", **{"X-Request-Id": "r-1"})
+        await ask(transport, b"data", "r-1", Asked("POST", "/v1/x", {"A": "b"}))
         host = server.url.removeprefix("http://").encode()
-        head = b"POST /v1/x HTTP/1.1\r\nHost: " + host + b"\r\nX-Request-Id: r-1\r\nContent-Length: 4\r\n\r\n"
+        head = b"POST /v1/x HTTP/1.1\r\nHost: " + host + b"\r\nA: b\r\nX-Request-Id: r-1\r\nContent-Length: 4\r\n\r\n"
         assert server.requests == [head + b"data"]
 
 
 async def test_a_line_end_in_a_header_field_never_leaves():
     async with peer() as server, transport_to(server.url) as transport:
         with pytest.raises(ValueError, match="line end"):
-            await ask(transport, a="b\r\nc: d")
+            Asked("POST", "/v1/x", {"a": "b\r\nc: d"})
+        for request_id in ("b\r\nc: d", "b\n", "\n"):
+            with pytest.raises(ValueError, match="line end"):
+                await ask(transport, b"{}", request_id)
         assert await ask(transport) == (200, b"hi")
         assert len(server.requests) == 1
 
@@ -231,7 +240,7 @@ async def test_a_body_that_nobody_reads_makes_the_server_wait():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     async with peer(head, endless=piece) as server, transport_to(server.url) as transport:
-        response = await transport.open("POST", "/v1/x", {}, [b"{}"], 5)
+        response = await transport.open(ASKED, None, [b"{}"], 5)
         await asyncio.sleep(0.2)
         held = server.n_written
         await asyncio.sleep(0.2)
@@ -250,7 +259,7 @@ async def test_leaving_a_call_closes_its_connection():
         await until(lambda: server.requests)
         call.cancel()
         await until(lambda: server.n_closed == 1)
-        response = await transport.open("POST", "/v1/x", {}, [b"{}"], 5)
+        response = await transport.open(ASKED, None, [b"{}"], 5)
         response.close()  # before its end
         await until(lambda: server.n_closed == 2)
 
@@ -275,3 +284,77 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch):
     async with peer() as server, transport_to(server.url) as transport:
         await asyncio.gather(*(ask(transport) for _ in range(3)))
         await until(lambda: server.n_closed == server.n_connections)
+
+
+HEADS = {
+    "plain": [b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 2\r\n\r\nhi"],
+    "odd case, twice": [b"HTTP/1.1 200 OK\r\nRETRY-after: 1\r\nRetry-After: 2\r\nretry-AFTER: 3\r\n\r\n"],
+    "in its body": [b"HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\ncontent-encoding: br"],
+    "in a value": [b"HTTP/1.1 200 OK\r\nA: content-encoding: br\r\nContent-Length: 0\r\n\r\n"],
+    "in a longer name": [b"HTTP/1.1 200 OK\r\nX-Content-Encoding-X: br\r\nContent-Length: 0\r\n\r\n"],
+    "in a reason": [b"HTTP/1.1 200 content-encoding: br\r\nContent-Length: 0\r\n\r\n"],
+    "in a trailer": [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Encoding: br\r\n\r\n"],
+    "cut": [b"HTTP/1.1 200 OK\r\nContent-Enc", b"oding: br\r\nContent-Length: 0\r\n\r", b"\n"],
+    "behind hints": [b"HTTP/1.1 103 Hints\r\nRetry-After: 1\r\n\r\nHTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n"],
+    "in hints": [
+        b"HTTP/1.1 103 Hints\r\nContent-Encoding: br\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ],
+    "another status": [b"HTTP/1.1 429 Busy\r\nRetry-After: 3\r\n\r\n"],
+    "no reason": [b"HTTP/1.1 200\r\nContent-Encoding: br\r\n\r\n"],
+    "no space": [b"HTTP/1.1 200 OK\r\nContent-Encoding:br\r\n\r\n"],
+    "lines before it": [b"\r\n\r\nHTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n"],
+    "odd line ends": [b"HTTP/1.1 200 OK\nContent-Encoding: br\n\nA: b\r\n\r\n"],
+    "folded": [b"HTTP/1.1 200 OK\r\nContent-Encoding: b\r\n r\r\nContent-Length: 0\r\n\r\n"],
+}
+
+
+class Told:
+    """All that llhttp tells of the first reply that is none in between."""
+
+    def __init__(self) -> None:
+        self.parser = httptools.HttpResponseParser(self)
+        self.fields: dict[bytes, bytes] = {}
+        self.is_over = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.is_over:
+            self.fields[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self.is_over = self.parser.get_status_code() >= 200
+        if not self.is_over:
+            self.fields.clear()
+
+
+@pytest.mark.parametrize("pieces", HEADS.values(), ids=HEADS.keys())
+async def test_a_field_is_found_at_one_look_or_by_reading_them_all_alike(pieces):
+    told, connection = Told(), wire.Connection()
+    connection.connection_made(Mute())
+    connection.send(b"", [], 0)
+    for piece in pieces:
+        with suppress(httptools.HttpParserError):
+            told.parser.feed_data(piece)
+        connection.data_received(piece)
+    if not told.is_over:
+        with pytest.raises(TransportError):
+            await connection.head(0)
+        return
+    names = (b"content-type", b"content-length", b"transfer-encoding", b"content-encoding", b"retry-after")
+    for name in names:
+        assert (await connection.head(0)).get(name) == told.fields.get(name), "asked first"
+        connection._head = wire.Head(told.parser.get_status_code(), pieces)
+    for name in names:
+        assert connection._head.get(name) == told.fields.get(name)
+    assert connection._head.fields == told.fields
+
+
+class Mute(asyncio.Transport):
+    def write(self, data) -> None:
+        """Goes nowhere."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        """Nothing is open."""
