@@ -23,10 +23,15 @@ LONGEST_REST_S = 60.0
 
 
 class Health:
-    """`n_ejections`: how often it was left alone because of failures."""
+    """`n_ejections`: how often it was left alone because of failures.
+
+    `is_well`: it has answered since it last failed or refused, and rests no more. Mostly so, and then nothing else need
+    be asked before a call, or told after it.
+    """
 
     def __init__(self) -> None:
         self.n_ejections = 0
+        self.is_well = True
         self._failures = 0
         self._setbacks = 0
         self._is_mute = True
@@ -45,8 +50,8 @@ class Health:
     @property
     def is_blocked(self) -> bool:
         """Whether nobody may be sent there, even where there is nobody else."""
-        if not self._rests_until and not self._ejected_until:
-            return False  # mostly so, and then the time does not matter
+        if self.is_well:
+            return False
         now = monotonic()
         return now < self._rests_until or (now < self._ejected_until and self._is_mute)
 
@@ -61,9 +66,11 @@ class Health:
 
     def answered(self) -> None:
         self._failures, self._setbacks, self._ejected_until = 0, 0, 0.0
+        self.is_well = monotonic() >= self._rests_until
 
     def failed(self, error: UpstreamError) -> None:
         """Calls that were in flight together fail together, and tell of one failure."""
+        self.is_well = False
         self._avoid()
         if self.is_ejected:
             return
@@ -74,6 +81,7 @@ class Health:
 
     def refused(self, error: UpstreamBusy) -> None:
         """No room there: not a failure, but the server's own word."""
+        self.is_well = False
         if error.retry_after_s:
             self._rests_until = max(self._rests_until, monotonic() + min(error.retry_after_s, LONGEST_REST_S))
             self._status = error.status

@@ -122,6 +122,9 @@ class Route:
     def _next(self) -> Target:
         """Where the next call goes. Raises UpstreamBusy, the longest wait of all, where nobody may be sent anywhere."""
         target = self.target
+        if target.health.is_well and not self.is_spread:
+            self.budget.earn()
+            return target
         is_blocked = target.health.is_blocked and target is not self._probed
         if self.is_spread or is_blocked:
             target = choose(self.targets) or target

@@ -205,8 +205,20 @@ class Target:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     async def complete(self, body: Body, request_id: str) -> Completion:
-        with _Counted(self, is_route_known=not is_text(body)), applied(self._mark):
-            return await self.upstream.complete(body, request_id)
+        # What `_Counted` and `applied` do, without their objects: every candidate comes by here.
+        self.n_in_flight += 1
+        token = APPLIED.set(self._mark)
+        try:
+            completion = await self.upstream.complete(body, request_id)
+        except BaseException as error:
+            self.broken_off(error, is_route_known=not is_text(body))
+            raise
+        finally:
+            APPLIED.reset(token)
+            self.n_in_flight -= 1
+        if not self.health.is_well:
+            self.health.answered()
+        return completion
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -225,6 +237,15 @@ class Target:
         """What is passed through may bear the mark of a layer in front."""
         return self.pair_id or APPLIED.get()
 
+    def broken_off(self, error: BaseException, *, is_route_known: bool) -> None:
+        """What a call has ended by. On a route that the upstream may lack, as `/v1/completions`, a 404 says nothing
+        about the model."""
+        if isinstance(error, UpstreamError):
+            if is_route_known or not is_unknown_name(error):
+                self.failed(error)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self.n_aborted += 1
+
     def failed(self, error: UpstreamError) -> None:
         """A 4xx is about the request and never ejects, but a 404 for the pair's own name is about the target."""
         if isinstance(error, UpstreamUnreachable) and self.checkpoint is not None:
@@ -239,8 +260,7 @@ class Target:
 
 
 class _Counted:
-    """One call: in flight while it runs, and counted for the target's health by how it ends. On a route that the
-    upstream may lack, as `/v1/completions`, a 404 says nothing about the model."""
+    """One call: in flight while it runs, and counted for the target's health by how it ends."""
 
     __slots__ = ("_is_route_known", "_target")
 
@@ -252,15 +272,11 @@ class _Counted:
         self._target.n_in_flight += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        target = self._target
-        target.n_in_flight -= 1
+        self._target.n_in_flight -= 1
         if error is None:
-            target.health.answered()
-        elif isinstance(error, UpstreamError):
-            if self._is_route_known or not is_unknown_name(error):
-                target.failed(error)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            target.n_aborted += 1
+            self._target.health.answered()
+        else:
+            self._target.broken_off(error, is_route_known=self._is_route_known)
 
 
 def is_unknown_name(error: UpstreamError) -> bool:

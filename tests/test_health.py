@@ -1,5 +1,6 @@
 """A target's health over a clock that only the test moves."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -126,3 +127,40 @@ def test_the_first_failure_turns_queries_to_others_for_a_while(clock):
     assert (health.is_avoided, health.is_ejected) == (True, False)
     clock.now += 1.0
     assert not health.is_avoided
+
+
+def test_whoever_is_well_is_neither_blocked_nor_to_be_tried_nor_has_anything_to_be_forgiven(clock):
+    chance, n_well, n_ill = random.Random(7), 0, 0
+    health, times = Health(), (0.1, 1.0, 3.0, 9.0, 80.0)
+    for _ in range(5000):
+        happens = chance.randrange(5)
+        if happens == 0:
+            health.failed(chance.choice([BROKE, ANSWERED]))
+        elif happens == 1:
+            health.refused(UpstreamBusy("full", retry_after_s=chance.choice([None, 2.0, 7.0])))
+        elif happens == 2:
+            health.answered()
+        elif happens == 3:
+            health.begin_probe()
+        clock.now += chance.choice(times) if chance.random() < 0.5 else 0.0
+        if not health.is_well:
+            n_ill += 1
+            continue
+        n_well += 1
+        known = dict(vars(health))
+        assert (health.is_ejected, health.begin_probe()) == (False, False)
+        assert clock.now >= health._rests_until
+        health.answered()
+        assert vars(health) == known
+    assert min(n_well, n_ill) > 500
+
+
+def test_whoever_has_rested_is_well_again_with_its_next_answer(clock):
+    health = Health()
+    health.refused(UpstreamBusy("full", retry_after_s=7.0))
+    health.answered()
+    assert not health.is_well
+    clock.now += 7.0
+    assert (health.is_blocked, health.is_well) == (False, False)
+    health.answered()
+    assert health.is_well

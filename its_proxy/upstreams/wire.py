@@ -123,13 +123,16 @@ class Waits:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one exchange after another: `send`, then `head`, then `chunk` until it is empty."""
+    """One connection, one exchange after another: `send`, then `more` until there is a `head`, then `chunk` until it is
+    empty."""
 
     def __init__(self, waits: Waits | None = None) -> None:
         self.idle_since = 0.0
         self.waits_until = inf
         self._loop = asyncio.get_running_loop()
         self._waits = waits or Waits()
+        self._body: list[bytes] = []
+        self.on_body = self._body.append  # the parser's callback, without a call of ours for each piece
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._error: TransportError | None = None
@@ -138,14 +141,8 @@ class Connection(asyncio.Protocol):
         self._is_awaiting = False
         self._stays = False
         self._pieces: list[bytes] = []
-        self._body: deque[bytes] = deque()
-        self._n_buffered = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        """The rest is as the exchange before has left it: one that did not leave it so is the last."""
-        self._n_read = 0
-        self._head: Head | None = None
+        self._n_held = 0
+        self.head: Head | None = None
         self._is_complete = False
 
     # -- what an exchange does -----------------------------------------------------------------------------------------
@@ -162,19 +159,23 @@ class Connection(asyncio.Protocol):
     def send(self, head: bytes, data: Pieces, n_bytes: int) -> None:
         """`n_bytes`: those of the data."""
         assert self._transport is not None
-        self._begin()
-        self._is_awaiting = True
+        # The rest is as the exchange before has left it: one that did not leave it so was the last.
+        self.head, self._is_complete, self._is_awaiting = None, False, True
+        self._n_held = 0
         if n_bytes <= SENT_AS_ONE_BYTES:
             self._transport.write(b"".join([head, *data]))
         else:
             for piece in (head, *data):
                 self._transport.write(piece)
 
-    async def head(self, ends_at: float) -> Head:
-        """Raises TransportError, or TimeoutError at that moment of the loop's clock."""
-        while self._head is None:
-            await self._more(ends_at)
-        return self._head
+    def more(self, ends_at: float) -> "asyncio.Future[None]":
+        """Awaited, it returns when something has come. Raises TransportError where the connection breaks, TimeoutError
+        at that moment of the loop's clock."""
+        if self._error is not None:
+            raise self._error
+        self.waits_until = ends_at
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     async def chunk(self, within_s: float) -> bytes:
         """Whatever of the body has come; nothing at its end. Raises TransportError where it breaks off, TimeoutError
@@ -182,7 +183,7 @@ class Connection(asyncio.Protocol):
         while not self._body:
             if self._is_complete:
                 return b""
-            await self._more(self._loop.time() + within_s)
+            await self.more(self._loop.time() + within_s)
         return self._taken()
 
     def whole(self) -> bytes | None:
@@ -190,9 +191,9 @@ class Connection(asyncio.Protocol):
         return self._taken() if self._is_complete else None
 
     def _taken(self) -> bytes:
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        data = b"".join(self._body)
         self._body.clear()
-        self._n_buffered = 0
+        self._n_held = 0
         if self._is_reading_paused and self._transport is not None:
             self._is_reading_paused = False
             self._transport.resume_reading()
@@ -204,14 +205,6 @@ class Connection(asyncio.Protocol):
             self._error = TransportError("closed")
         if self._transport is not None:
             self._transport.abort()
-
-    def _more(self, ends_at: float) -> "asyncio.Future[None]":
-        """Awaited, it returns when something has come, or happened. Raises as `head` and `chunk` do."""
-        if self._error is not None:
-            raise self._error
-        self.waits_until = ends_at
-        waiter = self._waiter = self._loop.create_future()
-        return waiter
 
     def give_up(self) -> None:
         """It has waited for too long."""
@@ -242,9 +235,9 @@ class Connection(asyncio.Protocol):
             # A second reply, or more than the first one's length: whose would it be?
             self._fail("the server sent what nobody asked for")
             return
-        if self._head is None:
+        self._n_held += len(data)
+        if self.head is None:
             self._pieces.append(data)
-            self._n_read += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -254,12 +247,20 @@ class Connection(asyncio.Protocol):
                 self._fail("the server sent what is no HTTP reply")
         except httptools.HttpParserUpgrade:
             self._fail("the server wants another protocol")
-        if self._head is None and self._n_read > MAX_HEAD_BYTES:
-            self._fail(_TOO_LARGE)
+        if self._n_held > READ_AHEAD_BYTES:
+            self._hold_back()
         self._wake()
 
+    def _hold_back(self) -> None:
+        if self.head is None:
+            if self._n_held > MAX_HEAD_BYTES:
+                self._fail(_TOO_LARGE)
+        elif self._body and not self._is_reading_paused and self._transport is not None:
+            self._is_reading_paused = True
+            self._transport.pause_reading()
+
     def connection_lost(self, error: Exception | None) -> None:
-        if error is None and self._error is None and self._head is not None and not self._head.has_length:
+        if error is None and self._error is None and self.head is not None and not self.head.has_length:
             self._is_complete = True  # by HTTP/1.0's rule the end of the connection is the end of the body
         if self._error is None:
             self._error = TransportError("the server closed the connection")
@@ -274,21 +275,14 @@ class Connection(asyncio.Protocol):
             raise TransportError("the server sent what nobody asked for")
 
     def on_headers_complete(self) -> None:
-        if self._n_read > MAX_HEAD_BYTES and _Fields(self._pieces).most_bytes > MAX_HEAD_BYTES:
+        if self._n_held > MAX_HEAD_BYTES and _Fields(self._pieces).most_bytes > MAX_HEAD_BYTES:
             raise TransportError(_TOO_LARGE)
         status = self._parser.get_status_code()
         if status >= 200:  # of an interim reply: the one that counts follows it
-            self._head, self._pieces = Head(status, self._pieces), []
-
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-        self._n_buffered += len(body)
-        if self._n_buffered > READ_AHEAD_BYTES and not self._is_reading_paused and self._transport is not None:
-            self._is_reading_paused = True
-            self._transport.pause_reading()
+            self.head, self._pieces = Head(status, self._pieces), []
 
     def on_message_complete(self) -> None:
-        if self._head is not None:
+        if self.head is not None:
             self._is_complete = True
             self._is_awaiting = False
             self._stays = bool(self._parser.should_keep_alive())
@@ -350,10 +344,12 @@ class WireTransport:
         if connection is None:
             connection = await self._connection(within_s)
         else:
-            self._places.take_at_once()  # mostly there is all that is needed, and nothing to wait for
+            self._places.n_free -= 1  # mostly there is all that is needed, and nothing to wait for
         try:
             connection.send(self._head(asked, request_id, n_bytes), data, n_bytes)
-            return WireResponse(self, connection, await connection.head(now + within_s))
+            while (head := connection.head) is None:
+                await connection.more(now + within_s)
+            return WireResponse(self, connection, head)
         except BaseException:
             connection.close()
             self._places.give_back()

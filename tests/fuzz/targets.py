@@ -145,7 +145,9 @@ async def _exchange(pieces: list[bytes]) -> tuple[int, dict[bytes, bytes], bytes
     assert not connection.is_open or not connection.is_reusable
     head, body = Head(0, []), b""
     try:
-        head = await connection.head(1.0)
+        while connection.head is None:
+            await connection.more(1.0)
+        head = connection.head
         looked_up = {name: head.get(name) for name in ASKED_FIELDS}
         assert looked_up == {name: head.fields.get(name) for name in ASKED_FIELDS}
         while chunk := await connection.chunk(1.0):
