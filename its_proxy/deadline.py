@@ -5,7 +5,6 @@ fortieth of a request.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from its_proxy.codesign.errors import UpstreamTimeout
@@ -39,21 +38,11 @@ class Deadline:
         """Raises UpstreamTimeout where the block would last beyond it: one block at a time, in whatever tasks."""
         return self
 
-    async def bounded(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-        """The same chunks, each waited for until then and no longer. A client that reads slowly is not timed here."""
-        while True:
-            with self:
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
-
     # What `asyncio.timeout_at` does, for a fraction of its cost: every request is held by one.
 
     def __enter__(self) -> None:
         watch, task = self._watch, asyncio.current_task(self._watch.loop)
         assert task is not None
-        assert self._task is None
         self._task, self._n_before = task, task.cancelling()
         watch.held.add(self)
         if watch.timer is None:

@@ -232,7 +232,7 @@ class Exchange:
             # Only while it begins: who reads the stream may be another task.
             with applied(self.front.mark), traced(call.traceparent), deadline.held():
                 chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
-            async with aclosing(deadline.bounded(chunks)) as bounded, aclosing(relayed(bounded)) as whole:
+            async with aclosing(relayed(chunks, deadline.held())) as whole:
                 yield Streamed(dict(headers), whole)
 
     @asynccontextmanager

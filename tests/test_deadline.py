@@ -8,26 +8,29 @@ import pytest
 import its_proxy.deadline as module
 from its_proxy.codesign.errors import UpstreamTimeout
 from its_proxy.deadline import LOOK_S, Deadline
+from its_proxy.protocol.sse import relayed
+
+EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
 
 
 async def dawdling(n: int, pause_s: float) -> AsyncIterator[bytes]:
     for _ in range(n):
         await asyncio.sleep(pause_s)
-        yield b"x"
+        yield EVENT
 
 
 async def test_what_is_done_in_time_is_left_alone():
     deadline = Deadline(5)
     with deadline.held():
         pass
-    assert [chunk async for chunk in deadline.bounded(dawdling(3, 0))] == [b"x"] * 3
+    assert [chunk async for chunk in relayed(dawdling(3, 0), deadline.held())][:3] == [EVENT] * 3
 
 
 async def test_a_stream_that_never_rests_ends_at_the_deadline_all_the_same():
     chunks = []
 
     async def read() -> None:
-        async for chunk in Deadline(0.1).bounded(dawdling(1000, 0.01)):
+        async for chunk in relayed(dawdling(1000, 0.01), Deadline(0.1).held()):
             chunks.append(chunk)
 
     with pytest.raises(UpstreamTimeout, match=r"0\.1 s"):
@@ -125,3 +128,16 @@ def test_nothing_is_looked_for_while_nobody_is_held():
     with asyncio.Runner() as runner:
         runner.run(call())
         assert not module._watch_of(runner.get_loop()).timer
+
+
+async def test_a_client_that_reads_slowly_is_not_timed():
+    told = relayed(dawdling(3, 0), Deadline(0.01).held())
+    assert await anext(told) == EVENT
+    await asyncio.sleep(0.01 + 2 * LOOK_S)
+    assert await anext(told) == EVENT
+
+
+async def test_each_chunk_may_be_waited_for_by_another_task():
+    told = relayed(dawdling(2, 0.01), Deadline(0.1).held())
+    for _ in range(2):
+        assert await asyncio.create_task(anext(told)) == EVENT

@@ -1,6 +1,7 @@
 """Server-sent events as OpenAI's stream uses them: `data:` lines only, never named events."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import Any
 
@@ -13,6 +14,7 @@ HEARTBEAT = b": its-proxy is still working\n\n"
 MAX_STREAM_BYTES = 64 * 2**20
 MAX_EVENT_BYTES = 2**20
 _CHUNK_CHARS = 64
+_NOTHING = nullcontext()
 _OPENING = {"role": "assistant", "content": ""}
 # Of a completion: what every chunk has, and what has a chunk or a place of its own.
 _EVERYWHERE = ("system_fingerprint", "service_tier")
@@ -68,21 +70,26 @@ def delta_event(head: Mapping[str, Any], delta: dict[str, Any], **fields: Any) -
     return event({**head, "object": "chat.completion.chunk", "choices": [_chunk_choice(0, delta)], **fields})
 
 
-async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """An upstream's own events as they come, to its [DONE]: a stream that breaks never ends inside an event.
+async def relayed(
+    chunks: AsyncIterator[bytes], waiting: AbstractContextManager[object] = _NOTHING
+) -> AsyncGenerator[bytes, None]:
+    """An upstream's own events as they come, to its [DONE]: a stream that breaks never ends inside an event. Each is
+    waited for inside `waiting`; how slowly they are read is another matter.
 
     Raises UpstreamError where it breaks, where it ends although no choice has said how it finished, and where it
     tells an error of its own, whose text is not for clients; BadPayload for what is no event.
     """
     relay, lines = _Relay(), _Lines()
     try:
-        async for chunk in chunks:
-            if sound := relay.take(lines.of(chunk)):
-                yield sound
-            if relay.is_done or relay.error is not None:
+        while not (relay.is_done or relay.error is not None):
+            with waiting:
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                if sound := relay.take(lines.left_over()):
+                    yield sound
                 break
-        else:
-            if sound := relay.take(lines.left_over()):
+            sound = chunk if lines.is_between and is_plain(chunk) else relay.take(lines.of(chunk))
+            if sound:
                 yield sound
         if relay.error is not None:
             raise relay.error
@@ -92,6 +99,26 @@ async def relayed(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         yield b"\n\n"  # the last event may lack its empty line, or even the end of its own
         raise
     yield DONE if relay.is_done else b"\n\n" + DONE
+
+
+def is_plain(chunk: bytes) -> bool:
+    """Whether it is whole events that neither end nor break a stream. Mostly so, which a few looks tell; where they do
+    not, the answer is no."""
+    if not (chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n")) or b"\r" in chunk:
+        return False
+    events = chunk[6:-2].split(b"\n\ndata: ")
+    if chunk.count(b"\n") != 2 * len(events):
+        return False
+    # Whoever finishes says so under this name, unless escapes spell it.
+    n_unfinished = chunk.count(b'"finish_reason":null') + chunk.count(b'"finish_reason": null')
+    if chunk.count(b"finish_reason") != n_unfinished or b"\\u" in chunk:
+        return False
+    try:
+        for data in events:
+            _event_of(data)
+    except UpstreamError:
+        return False
+    return True
 
 
 class _Relay:
@@ -115,7 +142,8 @@ class _Relay:
             except UpstreamError as error:
                 self.error = error
                 return b"".join(lines[:number])
-            self.is_finished = self.is_finished or _is_finish(document)
+            if not self.is_finished and _is_finish(document):
+                self.is_finished = True
         return b"".join(lines)
 
 
@@ -166,6 +194,11 @@ class _Lines:
         if self._n_bytes > self._max_bytes or len(self._rest) > MAX_EVENT_BYTES:
             raise BadPayload("the upstream's stream is too long")
         return lines
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no line is left open."""
+        return not self._rest
 
     def left_over(self) -> list[bytes]:
         return [bytes(self._rest)] if self._rest else []

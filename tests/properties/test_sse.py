@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import orjson
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from its_proxy.codesign.errors import UpstreamError
@@ -19,6 +19,33 @@ LINES = st.binary(max_size=20) | st.sampled_from(
     [b"data: [DONE]", b"data:", b"data", b"data: {}", b'data: {"error": {}}',
      b'data: {"choices": [{"finish_reason": "stop"}]}']
 )  # fmt: skip
+NULL = b'"finish_reason":null'
+# Around what is handed on after a few looks: whole events that are almost such ones.
+KEYS = st.sampled_from(
+    [
+        NULL,
+        b'"finish_reason": null',
+        b'"finish_reason":"stop"',
+        b'"finish\\u005freason":"stop"',
+        b'"finish_reason":nul',
+        b'"finish_reason" :null',
+        b'"\\"finish_reason":null',
+        b'"a":"\\n"',
+        b'"a":"finish_reason"',
+        b'"finish_reason":1',
+        b'"finish_reason":\rnull',
+        b'"a":{' + NULL + b"}",
+    ]
+)
+CHOICES = st.lists(st.lists(KEYS, max_size=3).map(lambda keys: b"{" + b",".join(keys) + b"}"), max_size=2)
+EVENTS = st.tuples(
+    st.sampled_from([b"data: ", b"data:", b"data:  ", b" data: ", b"data: {}\n\ndata: ", b"data: {}\ndata: ",
+                     b"data: {}\n\n\ndata: ", b"data: 1\n\ndata: ", b": data: ", b""]),
+    st.sampled_from([b'{"choices":[%b]}', b'{"error":{},%b}', b'{"error":{},"choices":[%b]}', b"[%b]", b'{"a":[%b]} ',
+                     b'{"choices":%b}', b'{"choices":[%b]', b'{\n"choices":[%b]}', b"[DONE]%b"]),
+    CHOICES.map(b",".join),
+    st.sampled_from([b"\n\n", b"\n", b"\r\n\r\n", b"\n\n\n", b"\n\r\n", b"\r\n", b""]),
+).map(lambda parts: parts[0] + parts[1].replace(b"%b", parts[2]) + parts[3])  # fmt: skip
 CUTS = st.lists(st.integers(1, 60), max_size=12)
 
 
@@ -86,6 +113,22 @@ def test_a_stream_that_breaks_before_its_end_is_told_and_never_ends_inside_an_ev
     assert b"".join(written).endswith(b"\n\n")
     told, fault = finished(read_events(arriving(cut(b"".join(written), []))))
     assert (told, fault) == (events[: len(told)], None)
+
+
+@settings(max_examples=examples(600), deadline=None)
+@given(st.lists(EVENTS, max_size=4), st.booleans())
+@example([b'data: {"choices":[{"finish\\u005freason":"stop"}]}\n\n'], False)
+@example([b'data: {\r"choices":[]}\n\n'], True)
+@example([b'data: {\n"choices":[]}\n\n'], True)
+@example([b"data: {}\n\ndata: [DO", b"NE]\n\n"], False)
+@example([b"data: {}\n\ndata: {", b"}\n\n"], True)
+@example([b"data: {", b"data: {}\n\n"], True)
+@example([b"data: {}\n\nX"], True)
+def test_what_comes_as_whole_events_is_handed_on_as_what_is_cut_within_them(events, is_finished):
+    events += [event(FINISH)] if is_finished else []
+    pieces = [piece for told in events for piece in (told[:3], told[3:]) if piece]
+    (within, error), *others = [finished(relayed(arriving(iter(cut)))) for cut in (pieces, events, [b"".join(events)])]
+    assert [(b"".join(written), other) for written, other in others] == [(b"".join(within), error)] * 2
 
 
 @settings(max_examples=examples(120), deadline=None)
