@@ -88,8 +88,7 @@ async def relayed(
                 if sound := relay.take(lines.left_over()):
                     yield sound
                 break
-            sound = chunk if lines.is_between and is_plain(chunk) else relay.take(lines.of(chunk))
-            if sound:
+            if sound := relay.take(lines.of(chunk)):
                 yield sound
         if relay.error is not None:
             raise relay.error
@@ -99,26 +98,6 @@ async def relayed(
         yield b"\n\n"  # the last event may lack its empty line, or even the end of its own
         raise
     yield DONE if relay.is_done else b"\n\n" + DONE
-
-
-def is_plain(chunk: bytes) -> bool:
-    """Whether it is whole events that neither end nor break a stream. Mostly so, which a few looks tell; where they do
-    not, the answer is no."""
-    if not (chunk.startswith(b"data: {") and chunk.endswith(b"}\n\n")) or b"\r" in chunk:
-        return False
-    events = chunk[6:-2].split(b"\n\ndata: ")
-    if chunk.count(b"\n") != 2 * len(events):
-        return False
-    # Whoever finishes says so under this name, unless escapes spell it.
-    n_unfinished = chunk.count(b'"finish_reason":null') + chunk.count(b'"finish_reason": null')
-    if chunk.count(b"finish_reason") != n_unfinished or b"\\u" in chunk:
-        return False
-    try:
-        for data in events:
-            _event_of(data)
-    except UpstreamError:
-        return False
-    return True
 
 
 class _Relay:
@@ -194,11 +173,6 @@ class _Lines:
         if self._n_bytes > self._max_bytes or len(self._rest) > MAX_EVENT_BYTES:
             raise BadPayload("the upstream's stream is too long")
         return lines
-
-    @property
-    def is_between(self) -> bool:
-        """Whether no line is left open."""
-        return not self._rest
 
     def left_over(self) -> list[bytes]:
         return [bytes(self._rest)] if self._rest else []
