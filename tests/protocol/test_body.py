@@ -1,6 +1,7 @@
 """Reading a body: good ones as they were written, at any size; ambiguous and costly ones not at all."""
 
 import json
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -133,10 +134,15 @@ def with_a_key_doubled(body, data) -> bytes:
 
 
 def both_ways(data: bytes) -> None:
-    """A glance that sees something sees what the careful reading does, which refuses nothing of it."""
-    seen = read_at_a_glance(data)
-    if seen is not None:
-        assert repr(seen) == repr(read_carefully(data))
+    """A glance that sees something sees what the careful reading does, which refuses nothing of it. Written anew, it is
+    what a glance is soonest satisfied with."""
+    documents = [data]
+    with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+        documents.append(orjson.dumps(orjson.loads(data)))
+    for document in documents:
+        seen = read_at_a_glance(document)
+        if seen is not None:
+            assert repr(seen) == repr(read_carefully(document))
 
 
 @settings(max_examples=500)
@@ -183,7 +189,8 @@ def test_what_a_glance_cannot_be_sure_of_is_left_to_the_careful_reading(document
 )
 def test_a_glance_is_enough_for_what_clients_send(text):
     body = {"model": "m", "messages": [{"role": "user", "content": text}], "temperature": 0.7, "its": {"n": 8}}
-    assert read_at_a_glance(orjson.dumps(body)) == read_at_a_glance(json.dumps(body, indent=1).encode()) == body
+    for document in (orjson.dumps(body), json.dumps(body, indent=1).encode(), json.dumps(body).encode()):
+        assert read_at_a_glance(document) == body
 
 
 def test_a_short_body_has_no_room_for_what_only_long_ones_can_have_too_many_of():
