@@ -23,7 +23,7 @@ from its_proxy.server.auth import Caller
 from its_proxy.server.context import caller_of, door_of, front_of, observer_of, tenant_of, traits_of
 from its_proxy.server.dialect import ChatDialect, ResponsesDialect
 from its_proxy.server.http.request import Request
-from its_proxy.server.http.response import Response, Stream
+from its_proxy.server.http.response import JSON, Response, Stream
 
 _STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _CHAT = ChatDialect()
@@ -138,7 +138,7 @@ async def _stream(request: Request, exchange: Exchange) -> Stream:
 
 
 def json_reply(body: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    return Response(orjson.dumps(body), status, headers=headers)
+    return Response(orjson.dumps(body), status, JSON, headers)
 
 
 def _with_suffix(chat: ChatRequest, overrides: dict[str, Any]) -> ChatRequest:

@@ -166,7 +166,7 @@ class Reader:
     ) -> Request | None:
         """None where there is no room for it: what is here already is answered, and the last answer says that it is."""
         self.n_requests += 1
-        request = Request(self._connection, method, target, version, fields, repeated, is_kept=is_kept)
+        request = Request(self._connection, method, target, version, fields, repeated, is_kept)
         if self._connection.take(request):
             return request
         self.is_over = True

@@ -54,7 +54,6 @@ class Request:
         version: str,
         fields: Mapping[bytes, bytes],
         repeated: Collection[bytes],
-        *,
         is_kept: bool,
     ) -> None:
         self.connection = connection

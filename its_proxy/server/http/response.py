@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from its_proxy.server.http.connection import Connection
 
 SENT_AS_ONE_BYTES = 2**16
+JSON = "application/json"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _WITHOUT_BODY = (204, 304)
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -25,7 +26,7 @@ class Response:
         self,
         body: bytes,
         status: int = 200,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         headers: Mapping[str, str] | None = None,
         *,
         is_last: bool = False,
