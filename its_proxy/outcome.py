@@ -88,15 +88,15 @@ class Outcome:
 
     def __post_init__(self) -> None:
         states: dict[State, int] = {}
-        usage: dict[str, Any] = dict.fromkeys(USAGE_FIELDS, 0)
         for candidate in self.candidates:
             states[candidate.state] = states.get(candidate.state, 0) + 1
-            for name, tokens in candidate.usage.items():
-                if name in USAGE_FIELDS:
-                    if isinstance(tokens, int) and tokens > 0:  # fewer than none are none
-                        usage[name] += tokens
-                elif name in USAGE_DETAILS and isinstance(tokens, dict):
-                    _add_up(usage.setdefault(name, {}), tokens)
+        told = [candidate.usage for candidate in self.candidates]
+        usage: dict[str, Any] = {}
+        for name in USAGE_FIELDS:  # fewer than none are none
+            usage[name] = sum([n for each in told if isinstance(n := each.get(name), int) and n > 0])
+        for name in USAGE_DETAILS:
+            if details := [found for each in told if isinstance(found := each.get(name), dict)]:
+                usage[name] = _sum(details)
         degradations = self.plan.reservations
         if lost := states.get("lost"):
             degradations += (f"lost {lost}",)
@@ -110,10 +110,13 @@ class Outcome:
         return [candidate for candidate in self.candidates if candidate.state in states]
 
 
-def _add_up(total: dict[str, int], details: Mapping[str, Any]) -> None:
-    for name, tokens in details.items():
-        if isinstance(tokens, int) and tokens >= 0:
-            total[name] = total.get(name, 0) + tokens
+def _sum(details: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in details:
+        for name, tokens in each.items():
+            if isinstance(tokens, int) and tokens >= 0:
+                total[name] = total.get(name, 0) + tokens
+    return total
 
 
 def read_candidate(

@@ -112,8 +112,11 @@ class _Query:
         self._place = place
         self._observer = observer
         self._started_at = monotonic()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: list[asyncio.Task[None]] = []
         self._arrived: list[Candidate] = []
         self._has_arrived = asyncio.Event()
+        self._defect: Exception | None = None
         self._received: dict[int, Candidate] = {}
         self._has_completion = False
         self._n_started = 0
@@ -124,23 +127,21 @@ class _Query:
         return monotonic() - self._started_at
 
     async def run(self) -> Stopped:
-        async with asyncio.TaskGroup() as group:
-            tasks = self._start(group, 1 if self._plan.starts_with_one else self._plan.wave)
-            try:
-                while len(self._received) < self._plan.n:
-                    await self._receive_arrived()
-                    if (stopped := self._stopped()) is not None:
-                        return stopped
-                    if self._is_refused():
-                        if len(self._received) == self._n_started:
-                            break
-                        continue
-                    if n_more := self._n_more():
-                        tasks += self._start(group, n_more)
-                return "complete"
-            finally:
-                for task in tasks:
-                    task.cancel()
+        self._start(1 if self._plan.starts_with_one else self._plan.wave)
+        try:
+            while len(self._received) < self._plan.n:
+                await self._receive_arrived()
+                if (stopped := self._stopped()) is not None:
+                    return stopped
+                if self._is_refused():
+                    if len(self._received) == self._n_started:
+                        break
+                    continue
+                if n_more := self._n_more():
+                    self._start(n_more)
+            return "complete"
+        finally:
+            await self._end()
 
     def finish(self) -> tuple[Candidate, ...]:
         """Every candidate that was asked, those that never arrived marked as cancelled (or lost to the deadline). They
@@ -178,20 +179,43 @@ class _Query:
             needed = max(needed, 1)  # undecided with nothing on its way
         return min(needed, plan.n - self._n_started)
 
-    def _start(self, group: asyncio.TaskGroup, n: int) -> list[asyncio.Task[None]]:
-        indexes = range(self._n_started, self._n_started + n)
+    # Tasks of its own: a TaskGroup's bookkeeping was a twentieth of a vote.
+
+    def _start(self, n: int) -> None:
+        for index in range(self._n_started, self._n_started + n):
+            self._tasks.append(self._loop.create_task(self._bring(index)))
         self._n_started += n
-        return [group.create_task(self._bring(index)) for index in indexes]
 
     async def _bring(self, index: int) -> None:
-        candidate = await self._ask(index)
-        self._arrived.append(candidate)
+        try:
+            candidate = await self._ask(index)
+        except Exception as defect:  # no upstream's: those are candidates that were lost
+            self._defect = defect
+        else:
+            self._arrived.append(candidate)
         self._has_arrived.set()
+
+    async def _end(self) -> None:
+        """Nothing runs on, however often the caller is cancelled meanwhile. Raises what none of them should have."""
+        running = [task for task in self._tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        is_cancelled = False
+        while running:
+            try:
+                await asyncio.wait(running)
+            except asyncio.CancelledError:
+                is_cancelled = True
+            running = [task for task in running if not task.done()]
+        if is_cancelled:
+            raise asyncio.CancelledError
+        if self._defect is not None:
+            raise self._defect
 
     async def _ask(self, index: int) -> Candidate:
         planned = self._plan.member_of(index)
         async with self._place.candidate():
-            self._begun_s[index] = self.elapsed()
+            self._begun_s[index] = monotonic() - self._started_at
             if self._observer is NOBODY:
                 return await self._tried(index, planned)
             with self._observer.call(planned.member, index) as call, traced(call.traceparent):
@@ -217,9 +241,9 @@ class _Query:
             state,
             completion,
             answer,
-            finished_s=self.elapsed(),
+            finished_s=monotonic() - self._started_at,
             started_s=self._begun_s[index],
-            first_token_s=self._first_token_s(index),
+            first_token_s=self._first_token_s(index) if self._spent else None,
         )
 
     def _complete(self, index: int, planned: PlannedMember) -> Awaitable[Completion]:
@@ -261,6 +285,8 @@ class _Query:
     async def _receive_arrived(self) -> None:
         """Waits for a candidate, and takes those with it that came at the same moment: what is here has a vote."""
         await self._has_arrived.wait()
+        if self._defect is not None:
+            raise self._defect
         self._receive_waiting()
 
     def _receive_waiting(self) -> None:

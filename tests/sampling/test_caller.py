@@ -60,3 +60,35 @@ def test_whenever_the_caller_leaves_nothing_is_left_running(script, turns_until_
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(leave())
+
+
+async def test_a_caller_who_insists_on_leaving_still_leaves_nothing_running():
+    """Its candidates take their time to end, and it is cancelled again meanwhile."""
+
+    class Reluctant(Scripted):
+        async def complete(self, body, request_id):
+            try:
+                return await super().complete(body, request_id)
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.05)
+                raise
+
+    upstream = Reluctant([box(1)] * 4, turns=[None] * 4)
+    before = asyncio.all_tasks()
+    query = asyncio.create_task(sample(plan_of(upstream), "req"))
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        query.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await query
+    assert upstream.cancelled == {f"req-{index}" for index in range(4)}
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_deadline_that_ends_while_the_caller_leaves_does_not_keep_it():
+    upstream = Scripted([box(1)] * 4, turns=[None] * 4)
+    query = asyncio.create_task(sample(plan_of(upstream, deadline_s=0.02), "req"))
+    await asyncio.sleep(0.02)
+    query.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await query

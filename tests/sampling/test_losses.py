@@ -71,9 +71,8 @@ async def test_an_upstreams_slowness_is_a_gateway_timeout():
 
 async def test_a_defect_is_not_taken_for_a_lost_candidate():
     upstream = Scripted([box(1), RuntimeError("a defect"), box(1)], turns=[None, 1, None])
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(RuntimeError, match="a defect"):
         await sample(plan_of(upstream), "req")
-    assert caught.group_contains(RuntimeError, match="a defect")
     assert upstream.cancelled == {"req-0", "req-2"}
 
 
