@@ -33,7 +33,8 @@ def test_one_more_function_called_for_each_candidate_would_be_found_and_named():
 
 
 def test_lines_of_ours_and_the_calls_they_make_are_steps_and_a_callers_are_none():
-    asked = [{"role": "user", "content": "How many?"}, {"role": "user", "content": "And now?"}]
+    asked = [{"role": "user", "content": [{"type": "text", "text": text}]} for text in ("How many?", "And now?")]
+    user_turns(asked)  # the first time it is also found out, and remembered, that a dict is a Mapping
     with counting() as steps:
         sorted([3, 1, 2], key=lambda number: -number)
         turns = user_turns(asked[:1])
@@ -41,5 +42,5 @@ def test_lines_of_ours_and_the_calls_they_make_are_steps_and_a_callers_are_none(
         user_turns(asked)
     assert len(turns) == 1
     assert {name.partition(": ")[0] for name in steps} == {"codesign/query.py"}
-    assert steps["codesign/query.py: role_of"] >= 3  # it is called, runs a line, and asks what the message is
-    assert more["codesign/query.py: role_of"] == 2 * steps["codesign/query.py: role_of"]
+    assert steps["codesign/query.py: _is_text"] >= 3  # it is called, runs a line, and asks what the part is
+    assert more["codesign/query.py: _is_text"] == 2 * steps["codesign/query.py: _is_text"]
