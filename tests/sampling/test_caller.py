@@ -83,12 +83,3 @@ async def test_a_caller_who_insists_on_leaving_still_leaves_nothing_running():
         await query
     assert upstream.cancelled == {f"req-{index}" for index in range(4)}
     assert asyncio.all_tasks() == before
-
-
-async def test_a_deadline_that_ends_while_the_caller_leaves_does_not_keep_it():
-    upstream = Scripted([box(1)] * 4, turns=[None] * 4)
-    query = asyncio.create_task(sample(plan_of(upstream, deadline_s=0.02), "req"))
-    await asyncio.sleep(0.02)
-    query.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await query
