@@ -16,7 +16,7 @@ from its_proxy.codesign.light import light
 from its_proxy.codesign.personas import taxonomy_pool
 from its_proxy.codesign.query import user_turns
 from its_proxy.codesign.strategies import Recipe, Strategy, name_from_input, rewrite, strategy_named
-from its_proxy.protocol.chat import SAMPLING_FIELDS, ChatRequest, client_max_tokens, client_seed
+from its_proxy.protocol.chat import SAMPLING_FIELDS, USUAL, ChatRequest, client_max_tokens, client_seed
 from its_proxy.protocol.its import NOTHING_ASKED
 from its_proxy.response_format import is_json, validity_of
 from its_proxy.upstreams.base import Body, Upstream
@@ -40,6 +40,7 @@ _RENDERING: Mapping[str, Any] = {
     "reasoning_effort": None,
     "truncate_prompt_tokens": None,
 }
+_NOT_RENDERING = USUAL - _RENDERING.keys()
 
 
 class HasState(Protocol):
@@ -409,8 +410,8 @@ def _asked_in_vain(error: ManifestError) -> RequestError:
 
 
 def _refuse_own_rendering(body: Mapping[str, Any]) -> None:
-    if _RENDERING.keys().isdisjoint(body) and "chat_template" not in "\n".join(body):
-        return  # seen at one look; the rest is for whom it concerns
+    if _NOT_RENDERING.issuperset(body):
+        return  # as nearly all are
     for key, value in body.items():
         renders = key.startswith("chat_template") and value is not None
         if renders or (key in _RENDERING and value not in (None, [], _RENDERING[key])):
