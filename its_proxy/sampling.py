@@ -234,17 +234,13 @@ class _Query:
     def _heard(self, index: int, planned: PlannedMember, completion: Completion) -> Candidate:
         """Raises BadPayload."""
         state, answer = read_candidate(completion, self._plan.rules.answer, self._plan.is_valid)
+        weight, error, finished_s = planned.member.weight, None, monotonic() - self._started_at
+        first_token_s = self._first_token_s(index) if self._spent else None
+        # By position: Python builds a dict for what has a name, and each candidate is made here.
         return Candidate(
-            index,
-            self._plan.seed + index,
-            planned.member.weight,
-            state,
-            completion,
-            answer,
-            finished_s=monotonic() - self._started_at,
-            started_s=self._begun_s[index],
-            first_token_s=self._first_token_s(index) if self._spent else None,
-        )
+            index, self._plan.seed + index, weight, state, completion, answer, error,
+            finished_s, self._begun_s[index], first_token_s,
+        )  # fmt: skip
 
     def _complete(self, index: int, planned: PlannedMember) -> Awaitable[Completion]:
         body, request_id = over(planned.body, {"seed": self._plan.seed + index}), f"{self._request_id}-{index}"

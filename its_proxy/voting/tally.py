@@ -11,6 +11,7 @@ The result depends on the set of ballots alone, never on the order in which they
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
+from operator import attrgetter
 from typing import TypeAlias
 
 from its_proxy.codesign.light import light
@@ -124,7 +125,7 @@ def classes(ballots: Sequence[Ballot], equivalent: Equivalence | None = None) ->
     takes for both: the earlier pair keeps it.
     """
     by_form: dict[Form, list[Ballot]] = {}
-    for ballot in sorted(ballots, key=lambda ballot: ballot.index):
+    for ballot in sorted(ballots, key=attrgetter("index")):
         by_form.setdefault(ballot.answer.form, []).append(ballot)
     groups = list(by_form.values())
     if equivalent is not None and len(groups) > 1:
@@ -161,7 +162,7 @@ def _merged(groups: list[list[Ballot]], equivalent: Equivalence) -> list[list[Ba
     merged: dict[int, list[Ballot]] = {}
     for number, group in enumerate(groups):
         merged.setdefault(_root(roots, number), []).extend(group)
-    return [sorted(group, key=lambda ballot: ballot.index) for group in merged.values()]
+    return [sorted(group, key=attrgetter("index")) for group in merged.values()]
 
 
 def _root(roots: Sequence[int], number: int) -> int:
