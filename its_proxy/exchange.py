@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from its_proxy.protocol.limits import refuse_many_choices, refuse_many_tokens
 from its_proxy.protocol.sse import DONE, completion_events, relayed, role_event
 from its_proxy.reply import completion_of, explanation, headers_of
 from its_proxy.sampling import Audience, sample
+from its_proxy.scoped import Entered
 from its_proxy.served import Served
 from its_proxy.upstreams.base import Body, Completion, applied, traced
 from its_proxy.upstreams.written import over
@@ -226,13 +227,12 @@ class Exchange:
 
     @asynccontextmanager
     async def _relay(self, body: Body, headers: Mapping[str, str], deadline: Deadline) -> AsyncIterator[Streamed]:
-        upstream = self.members[0].upstream
-        async with AsyncExitStack() as stack:
-            call = stack.enter_context(self.observer.call(self.members[0]))
+        with self.observer.call(self.members[0]) as call:
+            stream = self.members[0].upstream.stream(body, self.request_id)
             # Only while it begins: who reads the stream may be another task.
             with applied(self.front.mark), traced(call.traceparent), deadline.held():
-                chunks = await stack.enter_async_context(upstream.stream(body, self.request_id))
-            async with aclosing(relayed(chunks, deadline.held())) as whole:
+                chunks = await stream.__aenter__()
+            async with Entered(stream), aclosing(relayed(chunks, deadline.held())) as whole:
                 yield Streamed(dict(headers), whole)
 
     @asynccontextmanager

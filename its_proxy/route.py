@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from its_proxy.codesign.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
 from its_proxy.handshake import State
+from its_proxy.scoped import Entered
 from its_proxy.targets import Target, is_unknown_name
 from its_proxy.upstreams.base import Body, Completion, RawReply
 from its_proxy.upstreams.retries import SAVED_BETWEEN, RetryBudget, tried_once
@@ -98,16 +99,16 @@ class Route:
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         target = self._next()
-        async with AsyncExitStack() as stack:
-            try:
-                with tried_once(self._other(target) is not None):
-                    stream = target.stream(self._body(target, body), request_id)
-                    chunks = await self._begin(stack.enter_async_context(stream))
-            except UpstreamError as error:
-                other = self._elsewhere(target, error)
-                with tried_once():
-                    stream = other.stream(self._body(other, body), request_id)
-                    chunks = await self._begin(stack.enter_async_context(stream))
+        try:
+            with tried_once(self._other(target) is not None):
+                stream = target.stream(self._body(target, body), request_id)
+                chunks = await self._begin(stream.__aenter__())
+        except UpstreamError as error:
+            other = self._elsewhere(target, error)
+            with tried_once():
+                stream = other.stream(self._body(other, body), request_id)
+                chunks = await self._begin(stream.__aenter__())
+        async with Entered(stream):
             yield chunks
 
     async def models(self) -> Sequence[Mapping[str, Any]]:

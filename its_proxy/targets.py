@@ -7,7 +7,7 @@ upstream comes back, its model list changes, the pair's name answers 404, or `re
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -22,6 +22,7 @@ from its_proxy.codesign.errors import (
 )
 from its_proxy.handshake import NO_MANIFEST, PENDING, State, Verdict, examine
 from its_proxy.health import Health
+from its_proxy.scoped import Entered
 from its_proxy.upstreams.base import APPLIED, Body, Completion, RawReply, Upstream, applied, is_text
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
@@ -222,11 +223,12 @@ class Target:
 
     @asynccontextmanager
     async def stream(self, body: Body, request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with AsyncExitStack() as stack:
-            stack.enter_context(_Counted(self, is_route_known=not is_text(body)))
+        with _Counted(self, is_route_known=not is_text(body)):
+            stream = self.upstream.stream(body, request_id)
             with applied(self._mark):  # only while it begins: who reads the stream may be another task
-                chunks = await stack.enter_async_context(self.upstream.stream(body, request_id))
-            yield chunks
+                chunks = await stream.__aenter__()
+            async with Entered(stream):
+                yield chunks
 
     async def forward(self, method: str, path: str, body: bytes, content_type: str) -> RawReply:
         with _Counted(self, is_route_known=False), applied(self._mark):
