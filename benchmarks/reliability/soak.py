@@ -225,7 +225,8 @@ class Soaked:
 
 async def soak(n_requests: int, per_second: float, seconds: float, folder: Path, rest_s: float = 10.0) -> Soaked:
     folder.mkdir(parents=True, exist_ok=True)
-    window, log = folder.resolve() / "window.sock", folder / "samples.jsonl"
+    folder = folder.resolve()  # its settings name it, too
+    window, log = folder / "window.sock", folder / "samples.jsonl"
     window.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
     settings = {"max_n": 4, "vote": {"deadline_s": DEADLINE_S}, "gpu": TIMERS}
@@ -297,7 +298,7 @@ def has_passed(figures: Mapping[str, Any]) -> bool:
 @click.option("--per-second", default=100.0, show_default=True)
 @click.option("--minutes", default=MINUTES, show_default=True, help="Ends then, whatever is left of the requests.")
 @click.option("--warm-s", default=WARM_S, show_default=True, help="Memory is compared with what it is then.")
-@click.option("--folder", type=click.Path(path_type=Path, resolve_path=True), default=Path("soak-run"), show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("soak-run"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=FOLDER, show_default=False)
 def main(requests: int, per_second: float, minutes: float, warm_s: float, folder: Path, out: Path) -> None:
     load_before = os.getloadavg()[1]
