@@ -13,7 +13,7 @@ from its_training.progress import Stages
 from its_training.quiet import quiet_libraries
 from its_training.recipe import Recipe, load_recipe
 from its_training.sft.metrics import PACKAGES, check_loggers
-from its_training.sft.processes import Processes, check_launch, launched
+from its_training.sft.processes import Processes, check_launch, launched, take_leave
 
 
 @click.command()
@@ -77,6 +77,7 @@ def command(
                 final = sft.train(read_arm(folder, name), seed)
                 if processes.is_main:
                     click.echo(final)
+        take_leave()
     except ItsError as error:
         if processes.is_main:
             raise

@@ -55,3 +55,12 @@ def check_launch(compute: Compute, processes: Processes, *, any_world_size: bool
         raise ConfigError(
             f"compute.parallel is {compute.parallel}, the launcher set up {processes.sharding}", hint=hint
         )
+
+
+def take_leave() -> None:
+    """When all is trained: a process group that outlives its interpreter may abort the process, and the launcher would
+    tell of a failure where there was none."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
